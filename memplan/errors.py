@@ -1,0 +1,64 @@
+"""Every error a user can cause, in one tree.
+
+MemplanError            one sentence, one hint, exit code 2
+├── UnknownNameError    a model, GPU, optimizer or key that does not exist
+├── PlanError           a plan whose fields contradict each other
+├── ModelConfigError    a config.json that cannot be read, or is not covered
+└── ProfileError        a data file of memplan's own that is damaged
+
+The command line prints the sentence and the hint and leaves with the exit code;
+anything that is not a MemplanError is a bug and shows its traceback.
+"""
+
+from collections.abc import Iterable
+
+
+class MemplanError(Exception):
+    """A user's mistake, or something on the user's machine that is missing."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UnknownNameError(MemplanError):
+    """A name that is not in its catalogue."""
+
+    @classmethod
+    def of(cls, kind: str, name: str, known: Iterable[str]) -> "UnknownNameError":
+        """Name what was not found, and the names closest to it."""
+        import difflib
+
+        names = sorted(known)
+        close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+        if not close:
+            close = [n for n in names if name.lower() in n or n in name.lower()][:3]
+        hint = (
+            f"Did you mean {_listed(close)}?"
+            if close
+            else f"Known: {_listed(names[:12], 'and')}"
+            + ("." if len(names) <= 12 else f", and {len(names) - 12} more.")
+        )
+        return cls(f"There is no {kind} named {name!r}.", hint=hint)
+
+
+class PlanError(MemplanError):
+    """A plan that cannot be carried out as written."""
+
+
+class ModelConfigError(MemplanError):
+    """A model configuration that is malformed, foreign or not covered."""
+
+
+class ProfileError(MemplanError):
+    """A damaged data file under memplan's profiles."""
+
+
+def _listed(names: list[str], conjunction: str = "or") -> str:
+    """`a`, `a or b`, `a, b or c`."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} {conjunction} {names[-1]}"

@@ -1,0 +1,1 @@
+"""Data shipped with memplan: GPUs and models, every value with its source."""
