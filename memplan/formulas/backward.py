@@ -1,0 +1,168 @@
+"""The backward pass over a recorded tape.
+
+Nodes run in reverse order (`torch/csrc/autograd/engine.cpp`). A node needs its incoming
+gradient and what it saved; it allocates the gradients of its inputs, then lets go of
+both. A second gradient for one tensor is added in place where nobody else holds the
+first (`input_buffer.cpp`). A leaf keeps its first gradient and adds later ones in place
+(`accumulate_grad.h`).
+"""
+
+from dataclasses import dataclass, field
+
+from memplan.formulas.tape import (
+    GRADIENT,
+    STATIC,
+    Node,
+    Peak,
+    Stack,
+    Storage,
+    Tape,
+    Tensor,
+    Totals,
+)
+from memplan.units import ceil_div
+
+
+def run_backward(tape: Tape, loss: Tensor, *, gradients_exist: bool = False) -> None:
+    """Replay everything recorded on `tape`, from the gradient of `loss` on.
+
+    Args:
+        gradients_exist: an earlier micro-batch has left gradients, so this one's are
+            added to them and freed.
+    """
+    replay = _Replay(tape, gradients_exist)
+    if loss.edge is not None:
+        seed = tape.allocate(loss.num_bytes)
+        replay.accumulate(loss.edge, replay.hold(seed))
+    replay.run(tape.nodes)
+    tape.nodes = []
+
+
+@dataclass(slots=True)
+class _Replay:
+    """Gradients on their way, within one trace."""
+
+    tape: Tape
+    gradients_exist: bool
+    pending: dict[int, Storage] = field(default_factory=dict)
+    grown: set[int] = field(default_factory=set)
+    """Leaves that have their gradient."""
+    floor: int = 0
+    """Edges up to here belong to what encloses this trace."""
+    entry: int | None = None
+    """The edge of the layer's input, which is handed on to the layer before."""
+    outside: dict[int, int] = field(default_factory=dict)
+    """Edges of enclosing traces that got a gradient here, with its bytes."""
+
+    def run(self, nodes: list[Node | Stack]) -> None:
+        for node in reversed(nodes):
+            if isinstance(node, Stack):
+                self.run_stack(node)
+            else:
+                self.run_node(node)
+
+    def hold(self, storage: Storage) -> Storage:
+        storage.num_holders += 1
+        return storage
+
+    def run_node(self, node: Node) -> None:
+        """Allocate the gradients of a node's inputs, then free what it needed."""
+        tape, pending = self.tape, self.pending
+        incoming = [pending.pop(edge) for edge in node.outputs if edge in pending]
+        made: list[tuple[int, Storage]] = []
+        if incoming:
+            tape.place = node.place
+            for edge, size_bytes in node.inputs:
+                storage = tape.allocate(size_bytes) if size_bytes else incoming[0]
+                made.append((edge, self.hold(storage)))
+            if node.scratch_bytes:
+                tape.note(node.scratch_bytes)
+        for storage in node.saved:
+            tape.drop(storage)
+        for storage in incoming:
+            tape.drop(storage)
+        for edge, storage in made:
+            self.accumulate(edge, storage)
+
+    def accumulate(self, edge: int, storage: Storage) -> None:
+        """Add a gradient, held once for this call, to the one of its tensor."""
+        tape = self.tape
+        if edge <= self.floor and edge != self.entry:
+            self.outside[edge] = storage.requested_bytes
+            tape.drop(storage)
+        elif edge in tape.leaves:
+            if self.gradients_exist or edge in self.grown:
+                tape.drop(storage)
+            else:
+                self.grown.add(edge)
+                self._keep_as_gradient(storage)
+        elif edge not in self.pending:
+            self.pending[edge] = storage
+        elif self.pending[edge].num_holders == 1:
+            tape.drop(storage)
+        else:
+            total = self.hold(tape.allocate(storage.requested_bytes))
+            tape.drop(storage)
+            tape.drop(self.pending[edge])
+            self.pending[edge] = total
+
+    def _keep_as_gradient(self, storage: Storage) -> None:
+        """A leaf takes over a gradient that nobody else holds, and copies another."""
+        tape = self.tape
+        if storage.num_holders > 1 or storage.kind == STATIC:
+            copy = self.hold(tape.allocate(storage.requested_bytes))
+            tape.drop(storage)
+            storage = copy
+        storage.kind = GRADIENT
+        tape.live.temporary_bytes -= storage.requested_bytes
+        tape.live.gradient_bytes += storage.requested_bytes
+
+    def run_stack(self, stack: Stack) -> None:
+        """Run one layer backward, and count it as often as it stands."""
+        tape = self.tape
+        incoming = self.pending.pop(stack.output, None)
+        if incoming is None:
+            return
+        outer_live, outer_peak, outer_place = tape.live, tape.peak, tape.place
+        tape.live, tape.peak = Totals(), Peak(Totals(), stack.place)
+        trace = stack.trace or (stack.recompute and stack.recompute())
+        assert trace is not None
+        inner = _Replay(
+            tape,
+            self.gradients_exist,
+            pending={trace.output: incoming},
+            floor=trace.first_edge,
+            entry=trace.input,
+        )
+        inner.run(trace.nodes)
+        for storage in stack.saved:
+            tape.drop(storage)
+        peak, leaves = tape.peak, tape.live
+        tape.live, tape.peak, tape.place = outer_live, outer_peak, outer_place
+
+        for edge, size_bytes in inner.outside.items():
+            if edge not in self.pending and edge not in self.grown:
+                self.accumulate(edge, self.hold(tape.allocate(size_bytes)))
+        _, extra_bytes = tape.unit_bytes(stack.parameter_bytes)
+        if tape.gradient_shards > 1:
+            leaves = _sharded(leaves, tape.gradient_shards)
+        tape._raise_peak(peak, Totals(), extra_bytes)
+        tape._raise_peak(peak, Totals().plus(leaves, stack.count - 1), extra_bytes)
+        tape.live = tape.live.plus(leaves, stack.count)
+        for storage in stack.shared:
+            tape.drop(storage)
+        if trace.input is not None and stack.input is not None:
+            handed_on = inner.pending.get(trace.input)
+            if handed_on is not None:
+                self.accumulate(stack.input, handed_on)
+
+
+def _sharded(leaves: Totals, num_shards: int) -> Totals:
+    """What a layer leaves once its gradients are reduced and scattered."""
+    shard = ceil_div(leaves.gradient_bytes, num_shards)
+    return Totals(
+        leaves.block_bytes - leaves.gradient_bytes + shard,
+        leaves.saved_bytes,
+        leaves.temporary_bytes,
+        shard,
+    )

@@ -1,0 +1,345 @@
+"""Building blocks every network is made of, one function each.
+
+Each runs one module or operator on a `Tape` and returns its output. The docstring says
+what the backward pass holds, and where that is decided in PyTorch (`derivatives.yaml`
+of 2.14 unless another file is named).
+
+Letters: B batch, L sequence length, D hidden size, F inner size of the MLP, V vocabulary.
+"""
+
+from memplan.formulas.tape import ITEM_BYTES, Shape, Tape, Tensor, Weight
+
+
+def cast(t: Tape, x: Tensor, dtype: str) -> Tensor:
+    """`x.to(dtype)`: a copy where the dtype differs; its gradient is cast back."""
+    if x.dtype == dtype:
+        return x
+    return t.apply("cast", (x,), x.shape, dtype)
+
+
+def lower(t: Tape, x: Tensor) -> Tensor:
+    """An input of an operator that autocast runs in low precision.
+
+    Activations are cast at every use: three projections of one fp32 input make three
+    copies, and each is saved (`autocast_mode.cpp`, `cached_cast` keeps leaves only).
+    """
+    if t.setting.autocast is None or x.dtype != "fp32":
+        return x
+    if isinstance(x, Weight):
+        return t.cast_weight(x, t.setting.autocast)
+    return cast(t, x, t.setting.autocast)
+
+
+def upper(t: Tape, x: Tensor) -> Tensor:
+    """An input of an operator that autocast runs in fp32."""
+    return cast(t, x, "fp32") if t.setting.autocast else x
+
+
+def promote(x: Tensor, y: Tensor) -> str:
+    """The dtype of an elementwise result."""
+    if x.dtype == y.dtype or "fp32" not in (x.dtype, y.dtype):
+        return x.dtype
+    return "fp32"
+
+
+def linear(
+    t: Tape,
+    name: str,
+    x: Tensor,
+    out_features: int,
+    *,
+    bias: bool = True,
+    weight: Weight | None = None,
+    transposed: bool = False,
+) -> Tensor:
+    """`nn.Linear`, with a low-rank update beside it where the plan asks for one.
+
+    Saved: the input where the weight is trained, the weight where the input wants a
+    gradient. `weight` shares another module's; `transposed` is GPT-2's Conv1D.
+    """
+    with t.scope(name):
+        in_features = x.shape[-1]
+        if weight is None:
+            shape = (out_features, in_features)
+            weight = t.weight("weight", shape[::-1] if transposed else shape)
+        offset = t.weight("bias", (out_features,)) if bias else None
+        base = matmul_weight(t, x, weight, out_features, offset)
+        if t.setting.low_rank is None or not t.setting.low_rank.matches(t.place):
+            return base
+        return _low_rank_update(t, x, base, in_features, out_features)
+
+
+def matmul_weight(
+    t: Tape, x: Tensor, weight: Weight, out_features: int, bias: Weight | None
+) -> Tensor:
+    """The product itself: inputs are cast as autocast does, or as bitsandbytes does."""
+    lowered = lower(t, x)
+    if weight.is_quantized:
+        return _quantized_matmul(t, lowered, weight, out_features)
+    used = lower(t, weight)
+    inputs: list[Tensor] = [lowered, used]
+    if bias is not None:
+        inputs.append(lower(t, bias))
+    saved = []
+    if weight.edge is not None:
+        saved.append(lowered)
+    if x.edge is not None:
+        saved.append(used)
+    return t.apply(
+        "linear",
+        inputs,
+        (*x.shape[:-1], out_features),
+        used.dtype if used is not weight else lowered.dtype,
+        saved=saved,
+        is_expensive=True,
+    )
+
+
+def _quantized_matmul(
+    t: Tape, x: Tensor, weight: Weight, out_features: int
+) -> Tensor:
+    """bitsandbytes `MatMul4Bit` and `MatMul8bitLt` with a frozen weight.
+
+    The weight is dequantized to the compute dtype for the product, forward and backward,
+    and freed after it; the input is not saved (bitsandbytes 0.50 `autograd/_functions`).
+    """
+    scratch = weight.num_bytes
+    return t.apply(
+        "quantized linear",
+        (x,),
+        (*x.shape[:-1], out_features),
+        x.dtype,
+        scratch_bytes=scratch,
+        backward_scratch_bytes=scratch,
+        is_expensive=True,
+    )
+
+
+def _low_rank_update(
+    t: Tape, x: Tensor, base: Tensor, in_features: int, out_features: int
+) -> Tensor:
+    """PEFT's LoRA: base + B(A(dropout(x))) * scaling, adapters in fp32 or the weight's.
+
+    Source: peft `tuners/lora/layer.py`, `Linear.forward`.
+    """
+    assert t.setting.low_rank is not None
+    with t.scope("lora_A"):
+        down = t.weight("weight", (t.setting.low_rank.rank, in_features))
+    with t.scope("lora_B"):
+        up = t.weight("weight", (out_features, t.setting.low_rank.rank))
+    dropped = dropout(t, cast(t, x, down.dtype), t.setting.low_rank.dropout)
+    low = matmul_weight(t, dropped, down, t.setting.low_rank.rank, None)
+    update = scale(t, matmul_weight(t, low, up, out_features, None))
+    total = add(t, base, update)
+    return cast(t, total, base.dtype)
+
+
+def embedding(t: Tape, weight: Weight, shape: Shape) -> Tensor:
+    """A row of the table for each index of `shape`.
+
+    Saved: the indices, which are the batch's own. Backward makes the dense gradient of
+    the table; above 3072 indices it sorts them first, with four int64 arrays of that
+    length (`native/cuda/Embedding.cu`, `embedding_dense_backward_cuda`).
+    """
+    num_indices = 1
+    for size in shape:
+        num_indices *= size
+    scratch = 4 * 8 * num_indices if num_indices > 3072 else 0
+    return t.apply(
+        "embedding",
+        (weight,),
+        (*shape, weight.shape[-1]),
+        weight.dtype,
+        backward_scratch_bytes=scratch,
+    )
+
+
+def layer_norm(t: Tape, name: str, x: Tensor, *, weight: bool = True) -> Tensor:
+    """`nn.LayerNorm`: saves its input, and mean and reciprocal deviation in fp32.
+
+    Autocast runs it in fp32, from an fp32 copy of a low-precision input.
+    """
+    with t.scope(name):
+        source = upper(t, x)
+        rows = 1
+        for size in x.shape[:-1]:
+            rows *= size
+        inputs: list[Tensor] = [source]
+        if weight:
+            inputs += [t.weight("weight", x.shape[-1:]), t.weight("bias", x.shape[-1:])]
+        return t.apply(
+            "layer_norm",
+            inputs,
+            x.shape,
+            source.dtype,
+            saved=(source,),
+            stats_bytes=2 * 4 * rows,
+        )
+
+
+def rms_norm(t: Tape, name: str, x: Tensor) -> Tensor:
+    """transformers' RMSNorm, written out as it is there (`LlamaRMSNorm`).
+
+    Saved: the fp32 input, the reciprocal root, and the normalised input in the input's
+    dtype. In bf16 that is 4 + 2 bytes an element, in fp32 4 + 4.
+    """
+    with t.scope(name):
+        hidden_states = cast(t, x, "fp32")
+        variance = mean_of_squares(t, hidden_states)
+        hidden_states = multiply(t, hidden_states, rsqrt(t, variance))
+        return multiply(
+            t, t.weight("weight", x.shape[-1:]), cast(t, hidden_states, x.dtype)
+        )
+
+
+def mean_of_squares(t: Tape, x: Tensor) -> Tensor:
+    """`x.pow(2).mean(-1, keepdim=True)`: saves `x`."""
+    squares = t.apply(
+        "pow",
+        (x,),
+        x.shape,
+        x.dtype,
+        saved=(x,),
+        backward_scratch_bytes=x.num_bytes,
+    )
+    return t.apply("mean", (squares,), (*x.shape[:-1], 1), x.dtype)
+
+
+def rsqrt(t: Tape, x: Tensor) -> Tensor:
+    """`torch.rsqrt`: saves its output."""
+    return t.apply("rsqrt", (x,), x.shape, x.dtype, saves_output=True)
+
+
+def add(t: Tape, x: Tensor, y: Tensor) -> Tensor:
+    """`x + y`: nothing saved; equal shapes pass the gradient on without a copy."""
+    shape = x.shape if len(x.shape) >= len(y.shape) else y.shape
+    return t.apply("add", (x, y), shape, promote(x, y), passes_gradient=True)
+
+
+def multiply(t: Tape, x: Tensor, y: Tensor) -> Tensor:
+    """`x * y`: saves each factor where the other wants a gradient.
+
+    The gradient of a broadcast factor is made at full size, then summed.
+    """
+    shape = tuple(
+        max(a, b)
+        for a, b in zip(_aligned(x.shape, y.shape), _aligned(y.shape, x.shape), strict=True)
+    )
+    saved = [a for a, b in ((x, y), (y, x)) if b.edge is not None]
+    dtype = promote(x, y)
+    full_bytes = ITEM_BYTES[dtype]
+    for size in shape:
+        full_bytes *= size
+    is_reduced = any(
+        a.edge is not None and (a.shape != shape or a.dtype != dtype) for a in (x, y)
+    )
+    return t.apply(
+        "mul",
+        (x, y),
+        shape,
+        dtype,
+        saved=saved,
+        backward_scratch_bytes=full_bytes if is_reduced else 0,
+    )
+
+
+def scale(t: Tape, x: Tensor) -> Tensor:
+    """`x * number`, or `-x`: a new tensor, nothing saved."""
+    return t.apply("scale", (x,), x.shape, x.dtype)
+
+
+def copy(t: Tape, x: Tensor) -> Tensor:
+    """`contiguous()` of what is not: a copy, nothing saved."""
+    return t.apply("copy", (x,), x.shape, x.dtype, passes_gradient=True)
+
+
+def concatenate(t: Tape, parts: list[Tensor], shape: Shape) -> Tensor:
+    """`torch.cat`: a copy; the parts' gradients are views of the incoming one."""
+    return t.apply("cat", parts, shape, parts[0].dtype, passes_views=True)
+
+
+def part(t: Tape, x: Tensor, shape: Shape) -> Tensor:
+    """A slice: a view; its gradient is written into zeros of the whole size."""
+    return t.apply("slice", (x,), shape, x.dtype, alias=x)
+
+
+def dropout(t: Tape, x: Tensor, probability: float) -> Tensor:
+    """Saves a mask of one byte an element; nothing at probability 0."""
+    if not probability or not t.setting.is_training:
+        return x
+    num_elements = x.num_bytes // ITEM_BYTES[x.dtype]
+    return t.apply("dropout", (x,), x.shape, x.dtype, stats_bytes=num_elements)
+
+
+def activation(t: Tape, name: str, x: Tensor) -> Tensor:
+    """The activation function of an MLP by its transformers name."""
+    match name:
+        case "gelu_new" | "gelu_fast" | "gelu_python_tanh":
+            return _gelu_new(t, x)
+        case "relu2" | "squared_relu":
+            return _squared_relu(t, x)
+        case "quick_gelu":
+            gate = t.apply(
+                "sigmoid", (scale(t, x),), x.shape, x.dtype, saves_output=True
+            )
+            return multiply(t, x, gate)
+        case "relu" | "tanh" | "sigmoid":
+            return t.apply(name, (x,), x.shape, x.dtype, saves_output=True)
+        case _:
+            return t.apply(name, (x,), x.shape, x.dtype, saved=(x,))
+
+
+ACTIVATIONS = (
+    "gelu",
+    "gelu_new",
+    "gelu_fast",
+    "gelu_python_tanh",
+    "gelu_pytorch_tanh",
+    "quick_gelu",
+    "relu",
+    "relu2",
+    "sigmoid",
+    "silu",
+    "squared_relu",
+    "swish",
+    "tanh",
+)
+"""Names `activation` knows."""
+
+
+def _gelu_new(t: Tape, x: Tensor) -> Tensor:
+    """transformers' NewGELUActivation, an expression of eight operators.
+
+    Saved: the input (for pow, in fp32 under autocast), 0.5 x, tanh, and 1 + tanh.
+    """
+    half = scale(t, x)
+    squashed = _tanh(t, scale(t, add(t, x, scale(t, _power(t, x)))))
+    return multiply(t, half, scale(t, squashed))
+
+
+def _tanh(t: Tape, x: Tensor) -> Tensor:
+    """Saves its output."""
+    return t.apply("tanh", (x,), x.shape, x.dtype, saves_output=True)
+
+
+def _squared_relu(t: Tape, x: Tensor) -> Tensor:
+    """`relu(x).square()`: saves the relu twice over, as its output and pow's input."""
+    return _power(t, t.apply("relu", (x,), x.shape, x.dtype, saves_output=True))
+
+
+def _power(t: Tape, x: Tensor) -> Tensor:
+    """`torch.pow`: saves its input; autocast runs it in fp32."""
+    source = upper(t, x)
+    return t.apply(
+        "pow",
+        (source,),
+        x.shape,
+        source.dtype,
+        saved=(source,),
+        backward_scratch_bytes=source.num_bytes,
+    )
+
+
+def _aligned(shape: Shape, other: Shape) -> Shape:
+    """`shape` with leading ones up to the length of `other`."""
+    return (1,) * (len(other) - len(shape)) + shape

@@ -1,0 +1,52 @@
+"""What all building blocks of one training step have in common."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LowRank:
+    """LoRA adapters beside linear layers."""
+
+    rank: int
+    targets: tuple[str, ...]
+    """Module names, matched at the end of the path as PEFT does."""
+    dropout: float = 0.0
+
+    def matches(self, place: str) -> bool:
+        """Whether the linear layer at `place` gets an adapter."""
+        return any(
+            place == target or place.endswith(f".{target}") for target in self.targets
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """How the operators run: precision, kernels, device."""
+
+    autocast: str | None = None
+    """The dtype that torch.autocast casts to; None where it is off."""
+    is_training: bool = True
+    """Dropout acts."""
+    attention: str = "auto"
+    """auto, eager, math, efficient, flash or cudnn."""
+    checkpointing: str = "none"
+    """none, full or selective, for the layers that a model lets be checkpointed."""
+    checkpoint_every: int = 1
+    """Of so many consecutive layers the first is checkpointed."""
+    low_rank: LowRank | None = None
+    compute_capability: tuple[int, int] = (9, 0)
+    torch_version: tuple[int, int] = (2, 14)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """What one micro-batch holds, per GPU."""
+
+    size: int
+    seq_len: int = 0
+    """Tokens of a sample; of the encoder where there is one."""
+    target_seq_len: int = 0
+    """Tokens of the decoder of an encoder-decoder model."""
+    images_per_sample: int = 1
+    image_size: int = 0
+    """Pixels of a side; 0 is the model's own."""

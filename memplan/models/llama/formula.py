@@ -1,0 +1,135 @@
+"""Llama's forward pass, in the shape of transformers' `modeling_llama.py`.
+
+Mistral, Qwen2 and Qwen3 differ in biases and in norms on the heads.
+"""
+
+from dataclasses import dataclass
+
+from memplan.formulas.attention import attend, rotary
+from memplan.formulas.layers import (
+    activation,
+    add,
+    embedding,
+    linear,
+    multiply,
+    rms_norm,
+)
+from memplan.formulas.loss import causal_lm_loss
+from memplan.formulas.setting import Batch
+from memplan.formulas.tape import Tape, Tensor
+from memplan.models.llama.config import LlamaConfig
+
+
+def forward(t: Tape, config: LlamaConfig, batch: Batch) -> Tensor:
+    """`LlamaForCausalLM.forward` with labels: the loss."""
+    B, L = batch.size, batch.seq_len
+    with t.scope("model.embed_tokens"):
+        table = t.weight("weight", (config.vocab_size, config.hidden_size))
+    hidden_states = embedding(t, table, (B, L))
+    hidden_states = decoder(t, config, hidden_states)
+    with t.scope("lm_head"):
+        shared = table if config.tie_word_embeddings else None
+    logits = linear(
+        t, "lm_head", hidden_states, config.vocab_size, bias=False, weight=shared
+    )
+    t.end_phase("forward")
+    return causal_lm_loss(t, logits)
+
+
+def decoder(t: Tape, config: LlamaConfig, inputs_embeds: Tensor) -> Tensor:
+    """`LlamaModel.forward` from the embeddings on: all layers and the last norm."""
+    with t.scope("model"):
+        L = inputs_embeds.shape[1]
+        positions = t.tensor((1, L), "int64")
+        dtype = inputs_embeds.dtype
+        cosines = t.tensor((1, 1, L, config.head_size), dtype)
+        sines = t.tensor((1, 1, L, config.head_size), dtype)
+        layer = DecoderLayer(config, cosines, sines)
+        hidden_states = t.view(inputs_embeds, inputs_embeds.shape)
+        hidden_states = t.layers(
+            "layers", config.num_hidden_layers, layer, hidden_states
+        )
+        del positions
+        return rms_norm(t, "norm", hidden_states)
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayer:
+    """`LlamaDecoderLayer`."""
+
+    config: LlamaConfig
+    cosines: Tensor
+    sines: Tensor
+
+    def __call__(self, t: Tape, x: Tensor) -> Tensor:
+        residual = x
+        hidden_states = rms_norm(t, "input_layernorm", x)
+        hidden_states = self.attention(t, hidden_states)
+        hidden_states = add(t, residual, hidden_states)
+
+        residual = hidden_states
+        hidden_states = rms_norm(t, "post_attention_layernorm", hidden_states)
+        hidden_states = mlp(t, self.config, hidden_states)
+        hidden_states = add(t, residual, hidden_states)
+        return hidden_states
+
+    def attention(self, t: Tape, x: Tensor) -> Tensor:
+        """`LlamaAttention`: B, L, D in and out."""
+        config = self.config
+        H, G, K = config.num_attention_heads, config.kv_heads, config.head_size
+        with t.scope("self_attn"):
+            query = self.heads(t, "q", x, H)
+            key = self.heads(t, "k", x, G)
+            value = self.heads(t, "v", x, G)
+            query, key = (
+                rotary(t, query, self.cosines, self.sines),
+                rotary(t, key, self.cosines, self.sines),
+            )
+            attn_output = attend(
+                t,
+                query,
+                key,
+                value,
+                causal=True,
+                dropout_probability=config.attention_dropout,
+            )
+            return linear(
+                t,
+                "o_proj",
+                attn_output,
+                config.hidden_size,
+                bias=config.has_output_bias,
+            )
+
+    def heads(self, t: Tape, name: str, x: Tensor, num_heads: int) -> Tensor:
+        """A projection as [B, H, L, K]; Qwen3 normalises query and key."""
+        config = self.config
+        B, L, _ = x.shape
+        size = num_heads * config.head_size
+        states = linear(t, f"{name}_proj", x, size, bias=config.has_qkv_bias)
+        if config.has_head_norms and name != "v":
+            split = t.view(states, (B, L, num_heads, config.head_size))
+            states = rms_norm(t, f"{name}_norm", split)
+        return t.view(states, (B, num_heads, L, config.head_size))
+
+
+def mlp(t: Tape, config: LlamaConfig, x: Tensor) -> Tensor:
+    """`LlamaMLP`: down(act(gate(x)) * up(x))."""
+    with t.scope("mlp"):
+        bias = config.mlp_bias
+        gate = activation(
+            t,
+            config.hidden_act,
+            linear(t, "gate_proj", x, config.intermediate_size, bias=bias),
+        )
+        return linear(
+            t,
+            "down_proj",
+            multiply(
+                t,
+                gate,
+                linear(t, "up_proj", x, config.intermediate_size, bias=bias),
+            ),
+            config.hidden_size,
+            bias=bias,
+        )
