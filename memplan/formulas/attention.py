@@ -20,8 +20,6 @@ from memplan.formulas.layers import (
 from memplan.formulas.tape import ITEM_BYTES, Tape, Tensor
 from memplan.units import MiB, round_up
 
-KERNELS = ("auto", "eager", "math", "efficient", "flash", "cudnn")
-
 
 def rotary(t: Tape, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """`x * cos + rotate_half(x) * sin`: saves the two tables, which layers share.
@@ -65,9 +63,7 @@ def attend(
         return copy(t, _rows(t, output))
     if key.shape[1] != query.shape[1] and (mask is not None or repeats_heads):
         key, value = _repeat(t, key, query), _repeat(t, value, query)
-    output = scaled_dot_product(
-        t, query, key, value, mask, causal, dropout_probability
-    )
+    output = scaled_dot_product(t, query, key, value, mask, causal, dropout_probability)
     return _rows(t, output)
 
 
@@ -148,9 +144,7 @@ def choose_kernel(
     return next(kernel for kernel in order if can[kernel])
 
 
-def backward_bytes(
-    kernel: str, B: int, H: int, G: int, L: int, S: int, K: int
-) -> int:
+def backward_bytes(kernel: str, B: int, H: int, G: int, L: int, S: int, K: int) -> int:
     """Temporaries of a fused kernel's backward beside dq, dk and dv.
 
     Flash (`flash_attn/flash_api.cpp`, mha_bwd): softmax_d fp32 [B, H, L128] and dq
@@ -208,7 +202,9 @@ def _eager(
     attn_weights = softmax(t, attn_weights, in_fp32=softmax_in_fp32)
     attn_weights = cast(t, attn_weights, query.dtype)
     attn_weights = dropout(t, attn_weights, dropout_probability)
-    return batched_matmul(t, attn_weights, value_states, query.shape, copies_first=False)
+    return batched_matmul(
+        t, attn_weights, value_states, query.shape, copies_first=False
+    )
 
 
 def _math(

@@ -146,8 +146,10 @@ class _Replay:
         _, extra_bytes = tape.unit_bytes(stack.parameter_bytes)
         if tape.gradient_shards > 1:
             leaves = _sharded(leaves, tape.gradient_shards)
-        tape._raise_peak(peak, Totals(), extra_bytes)
-        tape._raise_peak(peak, Totals().plus(leaves, stack.count - 1), extra_bytes)
+        first, others = stack.first_index, stack.count - 1
+        tape.raise_peak(peak, Totals(), extra_bytes, stack.place, first + others)
+        before_first = Totals().plus(leaves, others)
+        tape.raise_peak(peak, before_first, extra_bytes, stack.place, first)
         tape.live = tape.live.plus(leaves, stack.count)
         for storage in stack.shared:
             tape.drop(storage)

@@ -4,7 +4,7 @@ Each runs one module or operator on a `Tape` and returns its output. The docstri
 what the backward pass holds, and where that is decided in PyTorch (`derivatives.yaml`
 of 2.14 unless another file is named).
 
-Letters: B batch, L sequence length, D hidden size, F inner size of the MLP, V vocabulary.
+Letters: B batch, L sequence length, D hidden size, F inner size of the MLP.
 """
 
 from memplan.formulas.tape import ITEM_BYTES, Shape, Tape, Tensor, Weight
@@ -61,8 +61,10 @@ def linear(
         in_features = x.shape[-1]
         if weight is None:
             shape = (out_features, in_features)
-            weight = t.weight("weight", shape[::-1] if transposed else shape)
-        offset = t.weight("bias", (out_features,)) if bias else None
+            if transposed:
+                shape = shape[::-1]
+            weight = t.weight("weight", shape, is_linear=True)
+        offset = t.weight("bias", (out_features,), is_linear=True) if bias else None
         base = matmul_weight(t, x, weight, out_features, offset)
         if t.setting.low_rank is None or not t.setting.low_rank.matches(t.place):
             return base
@@ -95,13 +97,12 @@ def matmul_weight(
     )
 
 
-def _quantized_matmul(
-    t: Tape, x: Tensor, weight: Weight, out_features: int
-) -> Tensor:
+def _quantized_matmul(t: Tape, x: Tensor, weight: Weight, out_features: int) -> Tensor:
     """bitsandbytes `MatMul4Bit` and `MatMul8bitLt` with a frozen weight.
 
-    The weight is dequantized to the compute dtype for the product, forward and backward,
-    and freed after it; the input is not saved (bitsandbytes 0.50 `autograd/_functions`).
+    The weight is dequantized to the compute dtype for the product, forward and
+    backward, and freed after it; the input is not saved (bitsandbytes 0.50,
+    `autograd/_functions.py`).
     """
     scratch = weight.num_bytes
     return t.apply(
@@ -223,7 +224,9 @@ def multiply(t: Tape, x: Tensor, y: Tensor) -> Tensor:
     """
     shape = tuple(
         max(a, b)
-        for a, b in zip(_aligned(x.shape, y.shape), _aligned(y.shape, x.shape), strict=True)
+        for a, b in zip(
+            _aligned(x.shape, y.shape), _aligned(y.shape, x.shape), strict=True
+        )
     )
     saved = [a for a, b in ((x, y), (y, x)) if b.edge is not None]
     dtype = promote(x, y)

@@ -33,6 +33,4 @@ def cross_entropy(t: Tape, logits: Tensor) -> Tensor:
     logs = t.apply(
         "log_softmax", (source,), source.shape, source.dtype, saves_output=True
     )
-    return t.apply(
-        "nll_loss", (logs,), (), logs.dtype, saved=(logs,), stats_bytes=4
-    )
+    return t.apply("nll_loss", (logs,), (), logs.dtype, saved=(logs,), stats_bytes=4)

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+KERNELS = ("auto", "eager", "math", "efficient", "flash", "cudnn")
+"""Attention kernels a plan can ask for; auto is PyTorch's own choice."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LowRank:
@@ -50,3 +53,5 @@ class Batch:
     images_per_sample: int = 1
     image_size: int = 0
     """Pixels of a side; 0 is the model's own."""
+    has_labels: bool = True
+    """Training computes a loss; generation wants the logits of the last token."""

@@ -130,8 +130,9 @@ class Parameter:
         return prod(self.shape)
 
 
-WeightPolicy = Callable[[str, Shape], Stored]
-"""Decides for a parameter's name and shape how it is kept."""
+WeightPolicy = Callable[[str, Shape, bool], Stored]
+"""Decides how a parameter is kept, from its name, its shape and whether it is the
+weight or bias of a linear layer."""
 
 
 @dataclass(slots=True)
@@ -205,6 +206,7 @@ class Stack:
     """`count` equal layers. A checkpointed one traces itself again in backward."""
 
     place: str
+    first_index: int
     count: int
     input: int | None
     output: int
@@ -338,7 +340,7 @@ class Tape:
     # Tensors and operators
 
     def input(self, shape: Shape, dtype: str) -> Tensor:
-        """Part of the batch, on the device for the whole step and counted by the plan."""
+        """Part of the batch: there for the whole step, and counted by the plan."""
         return Tensor(self, Storage(0, STATIC, False), shape, dtype, None)
 
     def tensor(self, shape: Shape, dtype: str) -> Tensor:
@@ -434,10 +436,10 @@ class Tape:
 
     # Weights
 
-    def weight(self, name: str, shape: Shape) -> Weight:
+    def weight(self, name: str, shape: Shape, *, is_linear: bool = False) -> Weight:
         """The parameter `name` of the module in scope."""
         full_name = f"{self.place}.{name}" if self.place else name
-        stored = self.policy(full_name, shape)
+        stored = self.policy(full_name, shape, is_linear)
         if full_name not in self.parameters:
             self.parameters[full_name] = Parameter(
                 full_name, shape, self._count, stored
@@ -535,14 +537,22 @@ class Tape:
         `x` is handed over: the caller's name must be rebound to the result, as a loop
         over layers does. `checkpointing` is none, full or selective.
         """
-        while True:
-            x, done = self._trace_layers(name, count, body, x, checkpointing)
-            count -= done
-            if not count:
-                return x
+        index = 0
+        while index < count:
+            x, done = self._trace_layers(
+                name, index, count - index, body, x, checkpointing
+            )
+            index += done
+        return x
 
     def _trace_layers(
-        self, name: str, count: int, body: Body, x: Tensor, checkpointing: str
+        self,
+        name: str,
+        index: int,
+        count: int,
+        body: Body,
+        x: Tensor,
+        checkpointing: str,
     ) -> tuple[Tensor, int]:
         """Trace one layer; it stands for all if what it hands on is like what it took.
 
@@ -590,10 +600,11 @@ class Tape:
             )
         parameter_bytes = self._parameter_bytes(place, outer_count * count)
         extra_bytes, _ = self.unit_bytes(parameter_bytes)
-        self._raise_peak(span.peak, Totals(), extra_bytes)
+        self.raise_peak(span.peak, Totals(), extra_bytes, place, index)
         if done > 1:
             before_last = span.leaves.plus(rest, done - 2)
-            self._raise_peak(span.peak, before_last, extra_bytes)
+            last = index + done - 1
+            self.raise_peak(span.peak, before_last, extra_bytes, place, last)
         self.live = self.live.plus(span.leaves).plus(rest, done - 1)
         if wants and outer_mode.record and y.edge is not None:
             trace = Trace(nodes, entry, y.edge, first_edge)
@@ -603,6 +614,7 @@ class Tape:
             self.nodes.append(
                 Stack(
                     place=place,
+                    first_index=index,
                     count=done,
                     input=entry,
                     output=y.edge,
@@ -651,13 +663,16 @@ class Tape:
         x.storage.num_holders = 1
         self.drop(storage)
 
-    def _raise_peak(self, peak: Peak, offset: Totals, extra_bytes: int) -> None:
-        """Account for a peak of a stretch that begins `offset` above what is alive."""
+    def raise_peak(
+        self, peak: Peak, offset: Totals, extra_bytes: int, place: str, index: int
+    ) -> None:
+        """Account for the peak of layer `index`, `offset` above what is alive."""
         at = self.live.plus(offset).plus(peak.at)
         at.block_bytes += extra_bytes
         at.temporary_bytes += extra_bytes
         if at.block_bytes > self.peak.at.block_bytes:
-            self.peak = Peak(at, peak.place)
+            layer = f"{place.removesuffix('*')}{index}"
+            self.peak = Peak(at, peak.place.replace(place, layer, 1))
 
     def _parameter_bytes(self, place: str, num_layers: int) -> int:
         """Bytes of one layer's parameters, in the dtype they are computed in."""

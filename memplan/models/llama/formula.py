@@ -76,7 +76,7 @@ class DecoderLayer:
     def attention(self, t: Tape, x: Tensor) -> Tensor:
         """`LlamaAttention`: B, L, D in and out."""
         config = self.config
-        H, G, K = config.num_attention_heads, config.kv_heads, config.head_size
+        H, G = config.num_attention_heads, config.kv_heads
         with t.scope("self_attn"):
             query = self.heads(t, "q", x, H)
             key = self.heads(t, "k", x, G)

@@ -1,0 +1,116 @@
+"""How each parameter is stored, and what its states cost under a convention."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from memplan.formulas.tape import ITEM_BYTES, Shape, Stored
+
+STORED_DTYPE = {
+    "fp32": "fp32",
+    "tf32": "fp32",
+    "bf16-mixed": "fp32",
+    "fp16-mixed": "fp32",
+    "bf16-pure": "bf16",
+    "fp16-master": "fp16",
+}
+"""What weights are kept in, by precision policy."""
+
+AUTOCAST_DTYPE = {"bf16-mixed": "bf16", "fp16-mixed": "fp16"}
+"""What autocast casts to, where it is on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Storing:
+    """A policy for weights: call it with a name and a shape."""
+
+    dtype: str
+    trainable: tuple[str, ...]
+    """Regular expressions searched in parameter names; LoRA adapters always train."""
+    frozen_dtype: str
+    quantization: str = "none"
+    never_quantized: tuple[str, ...] = ("lm_head",)
+
+    def __call__(self, name: str, shape: Shape, is_linear: bool) -> Stored:
+        num_elements = prod(shape)
+        if ".lora_" in name:
+            # PEFT keeps adapters in fp32 (`autocast_adapter_dtype`).
+            return Stored("fp32", True, 4 * num_elements)
+        if any(re.search(pattern, name) for pattern in self.trainable):
+            return Stored(self.dtype, True, ITEM_BYTES[self.dtype] * num_elements)
+        dtype = self.frozen_dtype
+        if (
+            is_linear
+            and self.quantization != "none"
+            and name.endswith(".weight")
+            and not any(part in name for part in self.never_quantized)
+        ):
+            size = quantized_bytes(self.quantization, shape)
+            return Stored(dtype, False, size, is_quantized=True)
+        return Stored(dtype, False, ITEM_BYTES[dtype] * num_elements)
+
+
+def quantized_bytes(quantization: str, shape: Shape) -> int:
+    """Bytes of a bitsandbytes weight with its constants.
+
+    nf4: half a byte an element, an fp32 maximum for each 64 and a table of 16; int8:
+    a byte an element and an fp32 scale for each output row.
+    """
+    num_elements = prod(shape)
+    if quantization == "nf4":
+        return -(-num_elements // 2) + 4 * -(-num_elements // 64) + 64
+    return num_elements + 4 * shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStates:
+    """Bytes of weights, gradients and optimizer states."""
+
+    weights: int
+    gradients: int
+    optimizer_states: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer_states
+
+
+def states_by_convention(
+    accounting: str, precision: str, num_trainable: int, num_frozen: int
+) -> ModelStates:
+    """Model states of Adam by a published convention, before sharding.
+
+    zero: 2 + 2 + 12 bytes (ZeRO, arXiv 1910.02054, section 3.1): fp16 weights and
+    gradients; fp32 master weights and two moments are the optimizer's. hf: 6 + 4 + 8
+    in mixed precision, 4 + 4 + 8 in fp32 (transformers, "Model training anatomy").
+    Frozen parameters cost their weight alone.
+    """
+    if accounting == "zero":
+        return ModelStates(
+            2 * (num_trainable + num_frozen), 2 * num_trainable, 12 * num_trainable
+        )
+    weight = 4 if precision in ("fp32", "tf32") else 6
+    return ModelStates(
+        weight * num_trainable + min(weight, 4) * num_frozen,
+        4 * num_trainable,
+        8 * num_trainable,
+    )
+
+
+def shard_states(states: ModelStates, zero_stage: int, num_ranks: int) -> ModelStates:
+    """What one rank holds: ZeRO's P_os, P_os+g and P_os+g+p (section 5)."""
+
+    def shard(size_bytes: int, from_stage: int) -> int:
+        return -(-size_bytes // num_ranks) if zero_stage >= from_stage else size_bytes
+
+    return ModelStates(
+        shard(states.weights, 3),
+        shard(states.gradients, 2),
+        shard(states.optimizer_states, 1),
+    )
+
+
+def matches_any(patterns: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether any pattern is found in any name."""
+    return any(re.search(pattern, name) for pattern in patterns for name in names)

@@ -1,0 +1,220 @@
+"""From what the user named to a model: preset, folder, config.json or hub id."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from memplan.errors import ModelConfigError, ProfileError, UnknownNameError
+from memplan.models.family import Family
+
+FAMILY_OF_MODEL_TYPE = {
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "llama",
+    "qwen3": "llama",
+}
+"""The package under `memplan.models` that covers a config.json's model_type."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """A model whose memory can be computed."""
+
+    name: str
+    family: Family
+    config: Any
+    defaults: Mapping[str, int] = field(default_factory=dict)
+    """seq_len, target_seq_len, images_per_sample, image_size of its published use."""
+    trainable_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Named sets of regular expressions of parameter names."""
+    default_trainable: str = "all"
+    frozen_dtype: str | None = None
+    """What frozen parts are stored in, where it is not the precision's own dtype."""
+    notes: tuple[str, ...] = ()
+    """What a reader of its figures should know."""
+
+
+def find_model(name: str, revision: str | None = None) -> Model:
+    """The model of that name.
+
+    Raises:
+        UnknownNameError: no preset, path or hub id is meant.
+        ModelConfigError: its configuration cannot be read or is not covered.
+    """
+    if name in preset_names():
+        return _preset(name)
+    path = Path(name).expanduser()
+    if path.exists() or name.endswith(".json") or name.startswith((".", "/", "~")):
+        return _model_of_config(name, _read_config(path), str(path))
+    if name.count("/") == 1 and not name.startswith("/"):
+        return _model_of_config(name, _fetch_config(name, revision), name)
+    raise UnknownNameError.of("model", name, preset_names())
+
+
+@cache
+def preset_names() -> tuple[str, ...]:
+    """All presets under `profiles/models/`, sorted."""
+    folder = files("memplan.profiles") / "models"
+    return tuple(
+        sorted(
+            entry.name.removesuffix(".toml")
+            for entry in folder.iterdir()
+            if entry.name.endswith(".toml")
+        )
+    )
+
+
+def family_of(model_type: str) -> Family:
+    """The family that covers a model_type, imported when asked for."""
+    package = import_module(f"memplan.models.{FAMILY_OF_MODEL_TYPE[model_type]}")
+    family: Family = package.FAMILY
+    return family
+
+
+@cache
+def read_preset(name: str) -> dict[str, Any]:
+    """A preset's file as it stands."""
+    import tomllib
+
+    file = files("memplan.profiles") / "models" / f"{name}.toml"
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError(
+            f"The preset {name}.toml is damaged: {error}.", hint="Reinstall memplan."
+        ) from error
+
+
+@cache
+def _preset(name: str) -> Model:
+    data = read_preset(name)
+    model = _model_of_config(name, data["config"], f"the preset {name}")
+    return Model(
+        name=name,
+        family=model.family,
+        config=model.config,
+        defaults=data.get("defaults", {}),
+        trainable_sets={
+            key: tuple(patterns)
+            for key, patterns in data.get("trainable_sets", {}).items()
+        },
+        default_trainable=data.get("default_trainable", "all"),
+        frozen_dtype=data.get("frozen_dtype"),
+        notes=tuple(data.get("notes", ())),
+    )
+
+
+def _model_of_config(name: str, data: Mapping[str, Any], where: str) -> Model:
+    """Check a configuration and find the family that covers it."""
+    model_type = data.get("model_type")
+    if not isinstance(model_type, str):
+        raise ModelConfigError(
+            f"{where} has no model_type, so it is no model configuration.",
+            hint="Give a config.json as Hugging Face models have it.",
+        )
+    if model_type not in FAMILY_OF_MODEL_TYPE:
+        covered = ", ".join(sorted(FAMILY_OF_MODEL_TYPE))
+        raise ModelConfigError(
+            f"The architecture {model_type!r} of {where} is not covered yet.",
+            hint=f"Covered: {covered}. `--parameters N` answers its model states.",
+        )
+    family = family_of(model_type)
+    config = _validate(family.config_class, data, where)
+    family.check(config)
+    return Model(name=name, family=family, config=config)
+
+
+def _validate(config_class: type, data: Mapping[str, Any], where: str) -> Any:
+    """Read the fields a family needs; others in a config.json do not decide sizes."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(config_class).validate_python(dict(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "configuration"
+        problem = first["msg"][0].lower() + first["msg"][1:]
+        raise ModelConfigError(
+            f"{key} in {where} is wrong: {problem}.",
+            hint="Compare it with the config.json of a published model of that kind.",
+        ) from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """A config.json, or the one in a folder."""
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ModelConfigError(
+            f"There is no file {file}.", hint="Give a folder with a config.json in it."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelConfigError(
+            f"{file} cannot be read: {error}.", hint="Give a text file of JSON."
+        ) from error
+    return _parse_config(text, str(file))
+
+
+def _parse_config(text: str, where: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelConfigError(
+            f"{where} is not JSON: {error}.", hint="Give a Hugging Face config.json."
+        ) from error
+    if not isinstance(data, dict):
+        raise ModelConfigError(
+            f"{where} holds no JSON object.", hint="Give a Hugging Face config.json."
+        )
+    return data
+
+
+def _fetch_config(repo: str, revision: str | None) -> dict[str, Any]:
+    """Only config.json of a hub id, from the cache or the network."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        file = hf_hub_download(repo, "config.json", revision=revision)
+    except GatedRepoError as error:
+        raise ModelConfigError(
+            f"{repo} is gated, and this token has no access to it.",
+            hint="Accept its terms on the hub and run `hf auth login`.",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelConfigError(
+            f"{repo} has no revision {revision!r}.", hint="Leave --revision out."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UnknownNameError.of("model", repo, preset_names()) from error
+    except LocalEntryNotFoundError as error:
+        raise ModelConfigError(
+            f"The config.json of {repo} is not cached and the hub cannot be reached.",
+            hint="Give the path of its config.json, or a preset of `memplan models`.",
+        ) from error
+    except EntryNotFoundError as error:
+        raise ModelConfigError(
+            f"{repo} has no config.json.", hint="Give the id of a transformers model."
+        ) from error
+    except HFValidationError as error:
+        raise UnknownNameError.of("model", repo, preset_names()) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise ModelConfigError(
+            f"The config.json of {repo} could not be fetched: {type(error).__name__}.",
+            hint="Give the path of its config.json, or a preset of `memplan models`.",
+        ) from error
+    return _read_config(Path(file))

@@ -1,0 +1,38 @@
+"""What every model family offers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from memplan.formulas.setting import Batch
+from memplan.formulas.tape import Tape, Tensor
+
+NO_TRAINABLE_SETS: Mapping[str, tuple[str, ...]] = {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """Models that share their blocks."""
+
+    name: str
+    config_class: type
+    """A dataclass of the config.json fields that decide sizes."""
+    forward: Callable[[Tape, Any, Batch], Tensor]
+    """The forward pass with labels, in the shape of the module: the loss."""
+    inputs: tuple[str, ...]
+    """What a sample has: tokens, target_tokens, images."""
+    max_seq_len: Callable[[Any], int | None]
+    """The longest sequence of a configuration; None where there is no limit."""
+    num_layers: Callable[[Any], int]
+    """Layers that pipeline parallelism divides."""
+    kv_bytes_per_token: Callable[[Any, int], int] = field(
+        default=lambda config, item: 0
+    )
+    """Bytes of the KV cache of one token, by bytes of an element."""
+    lora_targets: tuple[str, ...] = ()
+    """The linear layers PEFT adapts by default."""
+    default_image_size: Callable[[Any], int] = field(default=lambda config: 0)
+    check: Callable[[Any], None] = field(default=lambda config: None)
+    """Raises ModelConfigError for a configuration that cannot be built."""
+    batch_bytes: Callable[[Any, Batch], int] | None = None
+    """Bytes of a batch on the device, where it is more than token ids and labels."""

@@ -1,0 +1,155 @@
+"""The answer: what a run takes, as estimated, rehearsed or measured.
+
+Its JSON is a public contract: fields are added within a `schema_version`, never
+removed. All sizes are bytes, per GPU, for the most loaded rank.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any, Literal
+
+from memplan.errors import MemplanError
+from memplan.plan import TrainingPlan
+
+SCHEMA_VERSION = 1
+
+Source = Literal["estimated", "rehearsed", "measured"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSize:
+    """The model and how many parameters it has."""
+
+    name: str
+    parameters: int
+    trainable_parameters: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """The card the report is about."""
+
+    gpu: str
+    total_bytes: int
+    context_bytes: int
+    """CUDA context and libraries, outside the allocator."""
+    torch: str
+    allocator: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Components:
+    """What is held at the peak; the sum is `peak.allocated_bytes`."""
+
+    weights: int = 0
+    gradients: int = 0
+    optimizer_states: int = 0
+    activations: int = 0
+    """What the forward pass saved for the backward pass."""
+    temporary_buffers: int = 0
+    """Workspaces, casts, optimizer and loss temporaries, communication buckets, the
+    batch, and the rounding of blocks."""
+    functionality_specific: int = 0
+    """KV cache of generation, averaged weights, and the like."""
+
+    @property
+    def total(self) -> int:
+        return sum(asdict(self).values())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeakMemory:
+    """The highest point: requested <= allocated <= reserved <= device."""
+
+    requested_bytes: int
+    allocated_bytes: int
+    reserved_bytes: int
+    device_bytes: int
+    """Reserved, and what lies outside the allocator."""
+    phase: str
+    """forward, loss, backward or optimizer."""
+    step: int
+    module: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseMemory:
+    """One phase of one step."""
+
+    step: int
+    phase: str
+    peak_allocated_bytes: int
+    end_allocated_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Band:
+    """Where the allocated peak lies, and how that is known."""
+
+    low_bytes: int
+    high_bytes: int
+    basis: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryReport:
+    """What came out."""
+
+    schema_version: int = SCHEMA_VERSION
+    memplan_version: str = field(default_factory=lambda: version("memplan"))
+    source: Source
+    plan: TrainingPlan
+    model: ModelSize
+    device: Device
+    components: Components
+    peak: PeakMemory
+    phases: tuple[PhaseMemory, ...]
+    fits: bool
+    headroom_bytes: int
+    """What is left of the card below the headroom asked for; negative: missing."""
+    band: Band
+    assumptions: tuple[str, ...] = ()
+    unsupported: tuple[str, ...] = ()
+    """What takes memory, or may, and is not in the figures."""
+
+
+def to_json(report: MemoryReport, *, indent: int | None = 2) -> str:
+    """The report as JSON text."""
+    return json.dumps(as_dict(report), indent=indent)
+
+
+def as_dict(report: MemoryReport) -> dict[str, Any]:
+    """The report as plain data, in the order of the contract."""
+    return asdict(report)
+
+
+def from_json(text: str) -> MemoryReport:
+    """Read a report back; fields that a later version added are ignored.
+
+    Raises:
+        MemplanError: the text is no report, or one of another schema.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise MemplanError(
+            f"This is not a memplan report: {error}.",
+            hint="A report is what `memplan estimate ... --json` prints.",
+        ) from error
+    if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
+        raise MemplanError(
+            f"This is not a memplan report of schema version {SCHEMA_VERSION}.",
+            hint="Write it anew with this version of memplan.",
+        )
+    try:
+        return TypeAdapter(MemoryReport).validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise MemplanError(
+            f"The report's field {place} is wrong: {first['msg']}.",
+            hint="Write the report anew with `memplan estimate ... --json`.",
+        ) from error
