@@ -9,7 +9,10 @@ of the optimizer appear at the end of the first.
 """
 
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 
+from memplan.errors import PlanError
 from memplan.formulas.allocator import SEGMENT_STEP_BYTES
 from memplan.formulas.optimizers import find_optimizer
 from memplan.formulas.weights import (
@@ -81,10 +84,16 @@ def estimate(plan: TrainingPlan) -> MemoryReport:
 
 def card(plan: TrainingPlan) -> Gpu:
     """The card a plan names, with the plan's own memory size where it gives one."""
-    gpu = find_gpu(plan.gpu)
+    gpu = _catalogued(plan.gpu)
     if plan.gpu_memory_bytes is not None:
         gpu = custom_gpu(gpu, plan.gpu_memory_bytes)
     return gpu
+
+
+@cache
+def _catalogued(name: str) -> Gpu:
+    """Reading a card's file takes longer than an estimate."""
+    return find_gpu(name)
 
 
 def torch_version_of(plan: TrainingPlan) -> tuple[int, int]:
@@ -93,20 +102,22 @@ def torch_version_of(plan: TrainingPlan) -> tuple[int, int]:
     Raises:
         PlanError: the plan's version cannot be read.
     """
-    from memplan.errors import PlanError
-
-    text = plan.torch
+    text = plan.torch or _installed_torch()
     if text is None:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            text = version("torch")
-        except PackageNotFoundError:
-            return NEWEST_TORCH
+        return NEWEST_TORCH
     parts = text.split("+")[0].split(".")
     if len(parts) < 2 or not all(part.isdecimal() for part in parts[:2]):
         raise PlanError(f"{text!r} is no torch version.", hint="Write it like 2.11.")
     return int(parts[0]), int(parts[1])
+
+
+@cache
+def _installed_torch() -> str | None:
+    """The installed version, without importing it."""
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ removed. All sizes are bytes, per GPU, for the most loaded rank.
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -15,6 +16,11 @@ from memplan.plan import TrainingPlan
 SCHEMA_VERSION = 1
 
 Source = Literal["estimated", "rehearsed", "measured"]
+
+
+@cache
+def _memplan_version() -> str:
+    return version("memplan")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +103,7 @@ class MemoryReport:
     """What came out."""
 
     schema_version: int = SCHEMA_VERSION
-    memplan_version: str = field(default_factory=lambda: version("memplan"))
+    memplan_version: str = field(default_factory=_memplan_version)
     source: Source
     plan: TrainingPlan
     model: ModelSize

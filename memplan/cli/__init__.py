@@ -1,0 +1,24 @@
+"""The command line: a thin skin over the library.
+
+A verb reads its flags into a plan, calls one function of the library, and hands the
+result to a view. Results go to stdout, everything else to stderr.
+"""
+
+import sys
+
+
+def main() -> None:
+    """Entry point of `memplan`: a user's mistake is one sentence, a hint, exit 2."""
+    from memplan.cli.app import app
+    from memplan.errors import MemplanError
+
+    try:
+        app()
+    except MemplanError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        print(f"hint: {error.hint}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our pipe has left; there is nobody to tell.
+        sys.stderr.close()
+        sys.exit(0)

@@ -7,10 +7,13 @@ from functools import cache
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memplan.errors import ModelConfigError, ProfileError, UnknownNameError
 from memplan.models.family import Family
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 FAMILY_OF_MODEL_TYPE = {
     "llama": "llama",
@@ -131,10 +134,10 @@ def _model_of_config(name: str, data: Mapping[str, Any], where: str) -> Model:
 
 def _validate(config_class: type, data: Mapping[str, Any], where: str) -> Any:
     """Read the fields a family needs; others in a config.json do not decide sizes."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(config_class).validate_python(dict(data))
+        return _validator(config_class).validate_python(dict(data))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "configuration"
@@ -143,6 +146,14 @@ def _validate(config_class: type, data: Mapping[str, Any], where: str) -> Any:
             f"{key} in {where} is wrong: {problem}.",
             hint="Compare it with the config.json of a published model of that kind.",
         ) from error
+
+
+@cache
+def _validator(config_class: type) -> "TypeAdapter[Any]":
+    """Building one takes longer than an estimate."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(config_class)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

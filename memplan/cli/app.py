@@ -1,0 +1,50 @@
+"""All verbs."""
+
+from typing import Annotated
+
+import typer
+
+from memplan.cli.catalogues import env, gpus, models
+from memplan.cli.estimate import estimate
+
+app = typer.Typer(
+    name="memplan",
+    help="How much GPU memory a training run takes, and what to change.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    # --zero_stage and --zero-stage are the same flag.
+    context_settings={
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+        "help_option_names": ["-h", "--help"],
+    },
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"memplan {version('memplan')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version and leave.",
+        ),
+    ] = False,
+) -> None:
+    """How much GPU memory a training run takes, and what to change."""
+
+
+app.command()(estimate)
+app.command()(gpus)
+app.command()(models)
+app.command()(env)

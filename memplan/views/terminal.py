@@ -1,0 +1,196 @@
+"""Reports and catalogues as tables in a terminal.
+
+Verdict first, then where the bytes go, then what the figure rests on. Colour and bars
+are rich's, which leaves colour out where the output is no terminal or NO_COLOR is set.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.bar import Bar
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from memplan.hardware import Gpu
+from memplan.report import MemoryReport
+from memplan.units import format_count, format_gib
+from memplan.views.command import command_of
+from memplan.views.hints import next_command
+
+LABELS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer_states": "optimizer states",
+    "activations": "activations",
+    "temporary_buffers": "temporary buffers",
+    "functionality_specific": "functionality-specific",
+}
+BAR_WIDTH = 24
+
+
+def show_report(report: MemoryReport, console: Console | None = None) -> None:
+    """Print a report."""
+    (console or Console(highlight=False)).print(render_report(report), soft_wrap=False)
+
+
+def render_report(report: MemoryReport) -> RenderableType:
+    """Verdict, components, peak, budget, band, assumptions, what is missing, next."""
+    return Group(
+        _verdict(report),
+        Text(""),
+        Text(f"Held at the peak, per GPU ({report.source})"),
+        _components(report),
+        Text(""),
+        _facts(report),
+    )
+
+
+def _verdict(report: MemoryReport) -> Text:
+    gpu = report.device.gpu
+    cards = f"{report.plan.num_gpus} x {gpu}" if report.plan.num_gpus > 1 else gpu
+    run = f"{report.model.name} on {cards}"
+    size = format_gib(abs(report.headroom_bytes))
+    if report.fits:
+        return Text.assemble(("fits", "bold green"), f"  {run}: {size} to spare")
+    return Text.assemble(("does not fit", "bold red"), f"  {run}: {size} too much")
+
+
+def _components(report: MemoryReport) -> RenderableType:
+    """One row a component, with a bar of its share."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    table.add_column(width=BAR_WIDTH)
+    total = max(report.peak.allocated_bytes, 1)
+    for name, size_bytes in asdict(report.components).items():
+        table.add_row(
+            LABELS[name],
+            format_gib(size_bytes),
+            f"{size_bytes / total:.0%}",
+            Bar(total, 0, size_bytes, width=BAR_WIDTH),
+        )
+    table.add_row("allocated", format_gib(report.peak.allocated_bytes), "", "")
+    return Padding(table, (0, 0, 0, 2))
+
+
+def _facts(report: MemoryReport) -> RenderableType:
+    """Labelled lines under the table."""
+    peak, device = report.peak, report.device
+    budget = report.headroom_bytes + peak.device_bytes
+    share = 1 - report.plan.headroom_fraction
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    trained = report.model.trainable_parameters
+    table.add_row(
+        "Model",
+        f"{format_count(report.model.parameters)} parameters, "
+        + (
+            "all trained"
+            if trained == report.model.parameters
+            else f"{format_count(trained)} trained"
+        ),
+    )
+    table.add_row("Peak", f"step {peak.step}, {peak.phase}, at {peak.module.strip()}")
+    table.add_row(
+        "Budget",
+        f"{format_gib(device.total_bytes)} x {share:.0%} = {format_gib(budget)}; "
+        f"context {format_gib(device.context_bytes)} + reserved "
+        f"{format_gib(peak.reserved_bytes)} = {format_gib(peak.device_bytes)}",
+    )
+    table.add_row(
+        "Band",
+        f"{format_gib(report.band.low_bytes)} to {format_gib(report.band.high_bytes)} "
+        f"allocated: {report.band.basis}",
+    )
+    for label, lines in (
+        ("Assumed", report.assumptions),
+        ("Not modelled", report.unsupported),
+    ):
+        for index, line in enumerate(lines):
+            table.add_row("" if index else label, Text(line))
+    table.add_row("Next", Text(next_command(report)))
+    return table
+
+
+def show_every_gpu(
+    reports: Sequence[MemoryReport], console: Console | None = None
+) -> None:
+    """Print one line a card for the same plan."""
+    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    table.add_column("GPU", no_wrap=True)
+    for heading in ("memory", "needed", "to spare"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for report in reports:
+        verdict = Text("fits", "green") if report.fits else Text("does not fit", "red")
+        table.add_row(
+            report.device.gpu,
+            format_gib(report.device.total_bytes),
+            format_gib(report.peak.device_bytes),
+            format_gib(report.headroom_bytes),
+            verdict,
+        )
+    console = console or Console(highlight=False)
+    first = reports[0]
+    console.print(
+        f"{first.model.name}, per GPU of {first.plan.num_gpus}, estimated; "
+        f"headroom {first.plan.headroom_fraction:.0%}"
+    )
+    console.print(table)
+    for line in dict.fromkeys(line for r in reports for line in r.unsupported):
+        console.print(f"Not modelled  {line}", markup=False)
+    fitting = [report for report in reports if report.fits]
+    if fitting:
+        console.print(f"Next  {command_of(fitting[0].plan)}", markup=False)
+
+
+def show_gpus(gpus: Sequence[Gpu], console: Console | None = None) -> None:
+    """Print the catalogue of cards."""
+    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    table.add_column("GPU", no_wrap=True)
+    for heading in ("memory", "capability", "SMs", "GB/s", "bf16 TFLOP/s"):
+        table.add_column(heading, justify="right")
+    for gpu in gpus:
+        capability = gpu.compute_capability
+        bandwidth = gpu.memory_bandwidth_bytes_per_s
+        rate = gpu.peak_flops.get("bf16")
+        table.add_row(
+            gpu.slug,
+            format_gib(gpu.total_bytes),
+            "?" if capability is None else f"{capability[0]}.{capability[1]}",
+            "?" if gpu.num_sms is None else str(gpu.num_sms),
+            "?" if bandwidth is None else f"{bandwidth / 1e9:.0f}",
+            "-" if rate is None else f"{rate / 1e12:.0f}",
+        )
+    (console or Console(highlight=False)).print(table)
+
+
+def show_models(
+    presets: Sequence[Mapping[str, Any]],
+    model_types: Sequence[str],
+    console: Console | None = None,
+) -> None:
+    """Print the presets, and what else can be named."""
+    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    table.add_column("parameters", justify="right")
+    table.add_column("")
+    for preset in presets:
+        total = preset.get("parameters", {}).get("total")
+        table.add_row(
+            preset["name"],
+            "?" if total is None else format_count(total),
+            Text(preset.get("title", "")),
+        )
+    console = console or Console(highlight=False)
+    console.print(table)
+    console.print(
+        "\nAlso any hub id, folder or config.json of the types "
+        f"{', '.join(model_types)}.",
+        markup=False,
+    )
