@@ -6,8 +6,10 @@ Names are those of transformers' `TrainingArguments` where it has one. A plan is
 and checks itself: what contradicts itself raises `PlanError`.
 """
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
 
 from memplan.errors import PlanError, UnknownNameError
 from memplan.formulas.optimizers import find_optimizer
@@ -102,6 +104,7 @@ class TrainingPlan:
     """The version whose constants apply; None is the installed, or the newest known."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _check_model(self)
         _check_choices(self)
         _check_counts(self)
@@ -122,6 +125,43 @@ class TrainingPlan:
         """Ranks that hold the same part of the model."""
         model_parallel = self.tensor_parallel * self.pipeline_parallel
         return self.num_gpus // (model_parallel * self.context_parallel)
+
+
+def _check_types(plan: TrainingPlan) -> None:
+    """Plans are built from files and flags too: every field must be of its type."""
+    for name, (kinds, noun) in _field_types().items():
+        value = getattr(plan, name)
+        is_wrong_bool = isinstance(value, bool) and bool not in kinds
+        if is_wrong_bool or not isinstance(value, kinds):
+            raise PlanError(
+                f"{name} must be {noun}, not {value!r}.",
+                hint=f"Leave {name} out for its default.",
+            )
+    if not all(isinstance(target, str) for target in plan.lora_targets):
+        raise PlanError(
+            "lora_targets must be names of linear layers.", hint="Like ('q_proj',)."
+        )
+
+
+@cache
+def _field_types() -> dict[str, tuple[tuple[type, ...], str]]:
+    """What each field may hold, and how a person calls it."""
+    found = {}
+    for item in fields(TrainingPlan):
+        parts = (
+            get_args(item.type) if isinstance(item.type, UnionType) else (item.type,)
+        )
+        kinds = tuple(_kind(part) for part in parts)
+        if float in kinds:
+            kinds = (*kinds, int)
+        found[item.name] = (kinds, _NOUNS[kinds[0]])
+    return found
+
+
+def _kind(annotation: Any) -> type:
+    """The class behind an annotation: `Literal` is text, `tuple[str, ...]` a tuple."""
+    origin = get_origin(annotation)
+    return str if origin is Literal else (origin or annotation)
 
 
 def _check_model(plan: TrainingPlan) -> None:
@@ -160,11 +200,6 @@ def _check_counts(plan: TrainingPlan) -> None:
         if value is None:
             continue
         flag = f"--{name.replace('_', '-').removesuffix('-bytes')}"
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise PlanError(
-                f"{name} must be a whole number, not {value!r}.",
-                hint=f"Pass {flag} without a fraction.",
-            )
         least = 0 if name in _MAY_BE_ZERO else 1
         most = 2**50 if name in ("parameters", "gpu_memory_bytes") else MAX_COUNT
         if not least <= value <= most:
@@ -177,13 +212,13 @@ def _check_counts(plan: TrainingPlan) -> None:
 def _check_fractions(plan: TrainingPlan) -> None:
     for name in ("headroom_fraction", "lora_dropout"):
         value = getattr(plan, name)
-        if not isinstance(value, int | float) or not 0 <= value < 1:
+        if not 0 <= value < 1:
             raise PlanError(
                 f"{name} must be at least 0 and below 1, not {value!r}.",
                 hint="5% is 0.05.",
             )
     norm = plan.max_grad_norm
-    if not isinstance(norm, int | float) or not 0 <= norm < float("inf"):
+    if not 0 <= norm < float("inf"):
         raise PlanError(
             f"max_grad_norm must be 0 (no clipping) or more, not {norm!r}.",
             hint="The Trainer's default is 1.0.",
@@ -241,6 +276,13 @@ def _check_parts(plan: TrainingPlan) -> None:
         )
 
 
+_NOUNS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple: "a list of names",
+}
 _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
     "accounting": get_args(Accounting),

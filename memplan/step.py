@@ -175,6 +175,11 @@ def _trainable_patterns(plan: TrainingPlan, model: Model) -> tuple[str, ...]:
     name = model.default_trainable if plan.trainable == "default" else plan.trainable
     if plan.workload == "generate" or name == "lora":
         return ()
+    if name == "all" and plan.quantization != "none":
+        raise PlanError(
+            f"Weights stored in {plan.quantization} cannot be trained.",
+            hint="Add --trainable lora.",
+        )
     if name == "all":
         return ("",)
     if name in model.trainable_sets:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 FAMILY_OF_MODEL_TYPE = {
+    "bert": "bert",
     "llama": "llama",
     "mistral": "llama",
     "qwen2": "llama",
     "qwen3": "llama",
 }
 """The package under `memplan.models` that covers a config.json's model_type."""
+
+MAX_SIZE = 2**31
+"""No dimension of a model is larger."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,8 +132,37 @@ def _model_of_config(name: str, data: Mapping[str, Any], where: str) -> Model:
         )
     family = family_of(model_type)
     config = _validate(family.config_class, data, where)
+    check_ranges(config, where)
     family.check(config)
     return Model(name=name, family=family, config=config)
+
+
+def check_ranges(config: Any, where: str) -> None:
+    """Sizes are counts and dropouts are probabilities, in nested parts as well.
+
+    Raises:
+        ModelConfigError: one is not.
+    """
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            check_ranges(value, where)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            least = 0 if item.default == 0 else 1
+            if not least <= value <= MAX_SIZE:
+                raise ModelConfigError(
+                    f"{item.name} in {where} is {value}, which is no size.",
+                    hint=f"It must lie between {least} and {MAX_SIZE}.",
+                )
+        elif isinstance(value, float) and not 0 <= value < MAX_SIZE:
+            raise ModelConfigError(
+                f"{item.name} in {where} is {value}.", hint="It must be 0 or more."
+            )
+        if "drop" in item.name and isinstance(value, float) and value >= 1:
+            raise ModelConfigError(
+                f"{item.name} in {where} is {value}.",
+                hint="A dropout is a probability below 1.",
+            )
 
 
 def _validate(config_class: type, data: Mapping[str, Any], where: str) -> Any:
