@@ -132,7 +132,13 @@ def choose_kernel(
     is_ampere = compute_capability >= (8, 0)
     can = {
         "flash": is_half and is_ampere and not has_mask and head_size <= 256,
-        "cudnn": is_half and is_ampere and head_size <= 128 and head_size % 8 == 0,
+        "cudnn": (
+            is_half
+            and is_ampere
+            and head_size <= 128
+            and head_size % 8 == 0
+            and not has_dropout
+        ),
         "efficient": not is_grouped and not (dtype == "bf16" and not is_ampere),
         "math": True,
     }
@@ -200,7 +206,8 @@ def _eager(
         bias = mask if mask is not None else t.tensor((1, 1, *shape[2:]), query.dtype)
         attn_weights = add(t, attn_weights, bias)
     attn_weights = softmax(t, attn_weights, in_fp32=softmax_in_fp32)
-    attn_weights = cast(t, attn_weights, query.dtype)
+    if softmax_in_fp32:
+        attn_weights = cast(t, attn_weights, query.dtype)
     attn_weights = dropout(t, attn_weights, dropout_probability)
     return batched_matmul(
         t, attn_weights, value_states, query.shape, copies_first=False

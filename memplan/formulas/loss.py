@@ -24,13 +24,34 @@ def causal_lm_loss(t: Tape, logits: Tensor) -> Tensor:
 
 
 def cross_entropy(t: Tape, logits: Tensor) -> Tensor:
-    """`F.cross_entropy`: log_softmax saves its output, nll_loss the same tensor.
+    """`F.cross_entropy`: log_softmax saves its output, nll_loss its input.
 
-    Backward makes the gradient of the log-softmax, zeros but for the labels, and from
-    it that of the logits: at its height 3 tensors of N * V.
+    In the dtype of the logits; autocast runs nll_loss in fp32, so that of half
+    precision logits both log-softmax and its fp32 copy are saved. Backward makes the
+    gradient of the log-softmax, zeros but for the labels, and from it that of the
+    logits: at its height 3 tensors of N * V.
     """
-    source = upper(t, logits)
     logs = t.apply(
-        "log_softmax", (source,), source.shape, source.dtype, saves_output=True
+        "log_softmax", (logits,), logits.shape, logits.dtype, saves_output=True
     )
-    return t.apply("nll_loss", (logs,), (), logs.dtype, saved=(logs,), stats_bytes=4)
+    source = upper(t, logs)
+    return t.apply(
+        "nll_loss", (source,), (), source.dtype, saved=(source,), stats_bytes=4
+    )
+
+
+def mean_squared_error(t: Tape, predictions: Tensor) -> Tensor:
+    """`F.mse_loss`, in fp32 under autocast: saves its input."""
+    source = upper(t, predictions)
+    return t.apply("mse_loss", (source,), (), source.dtype, saved=(source,))
+
+
+def keep_as_fp32(t: Tape, *outputs: Tensor) -> None:
+    """accelerate's `convert_outputs_to_fp32`, when the model has returned.
+
+    Copies of outputs in half precision live until the loss alone is kept
+    (`utils/operations.py`); autocast has exited by then.
+    """
+    t.exit_autocast()
+    copies = [upper(t, output) for output in outputs]
+    del copies
