@@ -41,6 +41,8 @@ NEWEST_TORCH = (2, 14)
 ASSUMED_CONTEXT_BYTES = 500 * MiB
 """Where no measurement of a card's context is known: between the 131 MiB of a T4 and
 the 942 MiB of an A100 with eager loading (docs/components.md)."""
+ASSUMED_SMS = 108
+"""Of a card whose number of multiprocessors is not known: those of an A100."""
 NCCL_BYTES = 1536 * MiB
 """Outside the allocator, at the first barrier of two A100 (docs/components.md)."""
 
@@ -58,7 +60,8 @@ def estimate(plan: TrainingPlan) -> MemoryReport:
     model = find_model(plan.model, plan.revision)
     capability = gpu.compute_capability or (9, 0)
     optimizer = find_optimizer(plan.optim)
-    step = trace_step(plan, model, optimizer, capability, torch_version)
+    num_sms = gpu.num_sms or ASSUMED_SMS
+    step = trace_step(plan, model, optimizer, capability, torch_version, num_sms)
     workspace = 2 * cublas_workspace_bytes(capability, torch_version)
     moments = _moments(step, workspace)
     highest = max(moments, key=lambda moment: (moment.step == 2, moment.allocated))

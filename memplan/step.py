@@ -68,6 +68,7 @@ def trace_step(
     optimizer: Optimizer,
     compute_capability: tuple[int, int],
     torch_version: tuple[int, int],
+    num_sms: int,
 ) -> Step:
     """Trace the forward and backward pass of one micro-batch, and size the rest.
 
@@ -79,7 +80,7 @@ def trace_step(
     patterns = _trainable_patterns(plan, model)
     tape = Tape(
         policy=_storing(plan, model, patterns),
-        setting=_setting(plan, model, compute_capability, torch_version),
+        setting=_setting(plan, model, compute_capability, torch_version, num_sms),
         unit_bytes=sharder.unit_bytes,
         gradient_shards=sharder.gradient_shards,
     )
@@ -147,6 +148,7 @@ def _setting(
     model: Model,
     compute_capability: tuple[int, int],
     torch_version: tuple[int, int],
+    num_sms: int,
 ) -> Setting:
     low_rank = None
     if plan.trainable == "lora":
@@ -165,6 +167,7 @@ def _setting(
         low_rank=low_rank,
         compute_capability=compute_capability,
         torch_version=torch_version,
+        num_sms=num_sms,
     )
 
 

@@ -7,6 +7,9 @@ of 2.14 unless another file is named).
 Letters: B batch, L sequence length, D hidden size, F inner size of the MLP.
 """
 
+from math import prod
+
+from memplan.formulas.reductions import row_sum_bytes
 from memplan.formulas.tape import ITEM_BYTES, Shape, Tape, Tensor, Weight
 
 
@@ -87,13 +90,30 @@ def matmul_weight(
         saved.append(lowered)
     if x.edge is not None:
         saved.append(used)
+    dtype = used.dtype if used is not weight else lowered.dtype
+    scratch = 0
+    if bias is not None and bias.edge is not None:
+        scratch = sum_scratch_bytes(t, (*x.shape[:-1], out_features), bias.shape, dtype)
     return t.apply(
         "linear",
         inputs,
         (*x.shape[:-1], out_features),
-        used.dtype if used is not weight else lowered.dtype,
+        dtype,
         saved=saved,
+        backward_scratch_bytes=scratch,
         is_expensive=True,
+    )
+
+
+def sum_scratch_bytes(t: Tape, shape: Shape, target: Shape, dtype: str) -> int:
+    """Scratch of summing a gradient of `shape` to its last dimensions, `target`."""
+    num_columns = prod(target)
+    return row_sum_bytes(
+        prod(shape) // num_columns,
+        num_columns,
+        ITEM_BYTES[dtype],
+        t.setting.compute_capability,
+        t.setting.num_sms,
     )
 
 
@@ -236,6 +256,9 @@ def multiply(t: Tape, x: Tensor, y: Tensor) -> Tensor:
     is_reduced = any(
         a.edge is not None and (a.shape != shape or a.dtype != dtype) for a in (x, y)
     )
+    for a in (x, y):
+        if a.edge is not None and a.shape != shape and shape[-1:] == a.shape[-1:]:
+            full_bytes += sum_scratch_bytes(t, shape, a.shape, dtype)
     return t.apply(
         "mul",
         (x, y),

@@ -38,6 +38,8 @@ class Setting:
     """Of so many consecutive layers the first is checkpointed."""
     low_rank: LowRank | None = None
     compute_capability: tuple[int, int] = (9, 0)
+    num_sms: int = 132
+    """Multiprocessors of the card: over so many a sum is split."""
     torch_version: tuple[int, int] = (2, 14)
 
 
