@@ -1,6 +1,7 @@
 """From what the user named to a model: preset, folder, config.json or hub id."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
@@ -221,6 +222,8 @@ def _parse_config(text: str, where: str) -> dict[str, Any]:
 
 def _fetch_config(repo: str, revision: str | None) -> dict[str, Any]:
     """Only config.json of a hub id, from the cache or the network."""
+    # The library would tell the hub about the machine beside asking for the file.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
