@@ -77,8 +77,13 @@ class _Replay:
                 made.append((edge, self.hold(storage)))
             if node.scratch_bytes:
                 tape.note(node.scratch_bytes)
+            if node.sum_scratch_bytes and not node.is_recomputed:
+                tape.note(node.sum_scratch_bytes)
         for storage in node.saved:
             tape.drop(storage)
+        if incoming and node.sum_scratch_bytes and node.is_recomputed:
+            # Unpacked by the checkpoint's hook, they live as long as the call alone.
+            tape.note(node.sum_scratch_bytes)
         for storage in incoming:
             tape.drop(storage)
         for edge, storage in made:

@@ -11,6 +11,7 @@ from math import prod
 
 from memplan.formulas.reductions import row_sum_bytes
 from memplan.formulas.tape import ITEM_BYTES, Shape, Tape, Tensor, Weight
+from memplan.units import round_up
 
 
 def cast(t: Tape, x: Tensor, dtype: str) -> Tensor:
@@ -100,7 +101,7 @@ def matmul_weight(
         (*x.shape[:-1], out_features),
         dtype,
         saved=saved,
-        backward_scratch_bytes=scratch,
+        sum_scratch_bytes=scratch,
         is_expensive=True,
     )
 
@@ -160,19 +161,27 @@ def embedding(t: Tape, weight: Weight, shape: Shape) -> Tensor:
 
     Saved: the indices, which are the batch's own. Backward makes the dense gradient of
     the table; above 3072 indices it sorts them first, with four int64 arrays of that
-    length (`native/cuda/Embedding.cu`, `embedding_dense_backward_cuda`).
+    length, and adds up partial sums in fp32: one for each 10 indices, and one for each
+    row that can be among them, in multiples of 32 columns (`native/cuda/Embedding.cu`
+    and `EmbeddingBackwardKernel.cu`).
     """
-    num_indices = 1
-    for size in shape:
-        num_indices *= size
-    scratch = 4 * 8 * num_indices if num_indices > 3072 else 0
+    t.mark_embedding(weight)
     return t.apply(
         "embedding",
         (weight,),
         (*shape, weight.shape[-1]),
         weight.dtype,
-        backward_scratch_bytes=scratch,
+        backward_scratch_bytes=embedding_scratch_bytes(weight.shape, prod(shape)),
     )
+
+
+def embedding_scratch_bytes(table: Shape, num_indices: int) -> int:
+    """Scratch of the dense gradient of a table."""
+    if num_indices <= 3072:
+        return 0
+    num_rows, num_columns = table
+    num_sums = num_indices // 10 + min(num_indices, num_rows)
+    return 4 * 8 * num_indices + 4 * num_sums * round_up(num_columns, 32)
 
 
 def layer_norm(t: Tape, name: str, x: Tensor, *, weight: bool = True) -> Tensor:
@@ -214,14 +223,17 @@ def rms_norm(t: Tape, name: str, x: Tensor) -> Tensor:
 
 
 def mean_of_squares(t: Tape, x: Tensor) -> Tensor:
-    """`x.pow(2).mean(-1, keepdim=True)`: saves `x`."""
+    """`x.pow(2).mean(-1, keepdim=True)`: saves `x`.
+
+    Backward makes x ** 1, and two times that, before it multiplies.
+    """
     squares = t.apply(
         "pow",
         (x,),
         x.shape,
         x.dtype,
         saved=(x,),
-        backward_scratch_bytes=x.num_bytes,
+        backward_scratch_bytes=2 * x.num_bytes,
     )
     return t.apply("mean", (squares,), (*x.shape[:-1], 1), x.dtype)
 
@@ -250,15 +262,15 @@ def multiply(t: Tape, x: Tensor, y: Tensor) -> Tensor:
     )
     saved = [a for a, b in ((x, y), (y, x)) if b.edge is not None]
     dtype = promote(x, y)
-    full_bytes = ITEM_BYTES[dtype]
-    for size in shape:
-        full_bytes *= size
+    full_bytes = ITEM_BYTES[dtype] * prod(shape)
     is_reduced = any(
         a.edge is not None and (a.shape != shape or a.dtype != dtype) for a in (x, y)
     )
-    for a in (x, y):
-        if a.edge is not None and a.shape != shape and shape[-1:] == a.shape[-1:]:
-            full_bytes += sum_scratch_bytes(t, shape, a.shape, dtype)
+    sums = [
+        full_bytes + sum_scratch_bytes(t, shape, a.shape, dtype)
+        for a in (x, y)
+        if a.edge is not None and a.shape != shape and shape[-1:] == a.shape[-1:]
+    ]
     return t.apply(
         "mul",
         (x, y),
@@ -266,6 +278,7 @@ def multiply(t: Tape, x: Tensor, y: Tensor) -> Tensor:
         dtype,
         saved=saved,
         backward_scratch_bytes=full_bytes if is_reduced else 0,
+        sum_scratch_bytes=max(sums, default=0),
     )
 
 
@@ -280,8 +293,13 @@ def copy(t: Tape, x: Tensor) -> Tensor:
 
 
 def concatenate(t: Tape, parts: list[Tensor], shape: Shape) -> Tensor:
-    """`torch.cat`: a copy; the parts' gradients are views of the incoming one."""
-    return t.apply("cat", parts, shape, parts[0].dtype, passes_views=True)
+    """`torch.cat`: a copy in the widest dtype; gradients are views of the incoming one.
+
+    That of a part in a narrower dtype is a copy.
+    """
+    dtypes = [x.dtype for x in parts]
+    dtype = "fp32" if "fp32" in dtypes else dtypes[0]
+    return t.apply("cat", parts, shape, dtype, passes_views=True)
 
 
 def part(t: Tape, x: Tensor, shape: Shape) -> Tensor:
@@ -362,7 +380,7 @@ def _power(t: Tape, x: Tensor) -> Tensor:
         x.shape,
         source.dtype,
         saved=(source,),
-        backward_scratch_bytes=source.num_bytes,
+        backward_scratch_bytes=2 * source.num_bytes,
     )
 
 

@@ -123,6 +123,8 @@ class Parameter:
     shape: Shape
     count: int
     stored: Stored
+    is_embedding: bool = False
+    """Whether it is looked up by index, as `nn.Embedding` is."""
 
     @property
     def num_elements(self) -> int:
@@ -189,6 +191,10 @@ class Node:
     """Edges that want a gradient, with its bytes; 0 passes the incoming one on."""
     saved: list[Storage]
     scratch_bytes: int
+    sum_scratch_bytes: int = 0
+    """Needed after the function itself, while a gradient is summed to its shape."""
+    is_recomputed: bool = False
+    """What a checkpoint has computed again is let go before that sum."""
 
 
 @dataclass(slots=True)
@@ -250,6 +256,8 @@ class _Mode:
     """The layer's input, which it takes over."""
     shared: dict[int, Storage] = field(default_factory=dict)
     """Older storages that the layer saves."""
+    is_recomputed: bool = False
+    """A checkpointed layer runs again."""
 
 
 @dataclass(slots=True)
@@ -366,6 +374,7 @@ class Tape:
         alias: Tensor | None = None,
         scratch_bytes: int = 0,
         backward_scratch_bytes: int = 0,
+        sum_scratch_bytes: int = 0,
         stats_bytes: int = 0,
         is_expensive: bool = False,
         is_savable: bool = True,
@@ -375,7 +384,9 @@ class Tape:
         `saved` and `saves_output` say what its backward needs, `stats_bytes` is a small
         extra result saved with them; `alias` returns a view of that tensor;
         `passes_gradient` hands the incoming gradient on to inputs like the output,
-        `passes_views` hands parts of it on, both without a copy.
+        `passes_views` hands parts of it on, both without a copy where the dtype is its.
+        Both scratches of backward are needed while its results are there: that of the
+        function, and after it that of summing a gradient over what was broadcast.
         `is_expensive` marks what selective checkpointing keeps.
         """
         mode = self._mode
@@ -403,19 +414,22 @@ class Tape:
         passed = {
             x.edge
             for x in inputs
-            if passes_gradient and x.shape == shape and x.dtype == dtype
+            if x.dtype == dtype
+            and (passes_views or (passes_gradient and x.shape == shape))
         }
         self.nodes.append(
             Node(
                 f"{self.place} {name}",
                 (edge,),  # type: ignore[arg-type]
                 [
-                    (x.edge, 0 if passes_views or x.edge in passed else x.num_bytes)
+                    (x.edge, 0 if x.edge in passed else x.num_bytes)
                     for x in inputs
                     if x.edge is not None
                 ],
                 held,
                 backward_scratch_bytes,
+                sum_scratch_bytes,
+                mode.is_recomputed,
             )
         )
         return output
@@ -449,6 +463,12 @@ class Tape:
             edge = self.new_edge()
             self.leaves.add(edge)
         return Weight(self, full_name, shape, stored, edge)
+
+    def mark_embedding(self, weight: Weight) -> None:
+        """Remember that `weight` is looked up by index."""
+        known = self.parameters[weight.name]
+        if not known.is_embedding:
+            self.parameters[weight.name] = replace(known, is_embedding=True)
 
     def cast_weight(self, weight: Weight, dtype: str) -> Tensor:
         """`weight` in `dtype`, as autocast hands it to an operator.
@@ -646,6 +666,7 @@ class Tape:
                 reuse=None if kept is None else list(kept),
                 first_serial=self._num_storages,
                 entry=storage,
+                is_recomputed=True,
             )
             first_edge = self._last_edge
             y = body(self, Tensor(self, storage, shape, dtype, entry))

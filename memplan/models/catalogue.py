@@ -22,6 +22,8 @@ FAMILY_OF_MODEL_TYPE = {
     "mistral": "llama",
     "qwen2": "llama",
     "qwen3": "llama",
+    "vit": "vit",
+    "t5": "t5",
 }
 """The package under `memplan.models` that covers a config.json's model_type."""
 
