@@ -40,7 +40,9 @@ def upper(t: Tape, x: Tensor) -> Tensor:
 
 
 def promote(x: Tensor, y: Tensor) -> str:
-    """The dtype of an elementwise result."""
+    """The dtype of an elementwise result; a number in a tensor does not widen it."""
+    if not x.shape or not y.shape:
+        return x.dtype if x.shape else y.dtype
     if x.dtype == y.dtype or "fp32" not in (x.dtype, y.dtype):
         return x.dtype
     return "fp32"
