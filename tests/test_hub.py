@@ -25,10 +25,10 @@ class Hub(BaseHTTPRequestHandler):
 
     asked: list[str]
 
-    def do_HEAD(self):  # noqa: N802
+    def do_HEAD(self):
         self.respond(with_body=False)
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         self.respond(with_body=True)
 
     def respond(self, with_body):

@@ -75,7 +75,7 @@ def _environment() -> dict[str, str]:
             facts[package] = version(package)
         except PackageNotFoundError:
             facts[package] = "not installed (the closed form does not need it)"
-    from memplan.estimate import NEWEST_TORCH
+    from memplan.card import NEWEST_TORCH
 
     facts["newest torch whose constants are known"] = ".".join(map(str, NEWEST_TORCH))
     return facts

@@ -1,0 +1,77 @@
+"""The card and the torch version a plan is held against."""
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+from memplan.errors import PlanError
+from memplan.hardware import Gpu, custom_gpu, find_gpu
+from memplan.plan import TrainingPlan
+from memplan.units import MiB
+
+NEWEST_TORCH = (2, 14)
+"""The newest version whose constants are known."""
+ASSUMED_CONTEXT_BYTES = 500 * MiB
+"""Where no measurement of a card's context is known: between the 131 MiB of a T4 and
+the 942 MiB of an A100 with eager loading (docs/components.md)."""
+ASSUMED_SMS = 108
+"""Of a card whose number of multiprocessors is not known: those of an A100."""
+NCCL_BYTES = 1536 * MiB
+"""Outside the allocator, at the first barrier of two A100 (docs/components.md)."""
+
+
+def card_of(plan: TrainingPlan) -> Gpu:
+    """The card a plan names, with the plan's own memory size where it gives one."""
+    gpu = _catalogued(plan.gpu)
+    if plan.gpu_memory_bytes is not None:
+        gpu = custom_gpu(gpu, plan.gpu_memory_bytes)
+    return gpu
+
+
+@cache
+def _catalogued(name: str) -> Gpu:
+    """Reading a card's file takes longer than an estimate."""
+    return find_gpu(name)
+
+
+def torch_version_of(plan: TrainingPlan) -> tuple[int, int]:
+    """The version whose constants apply: the plan's, the installed, else the newest.
+
+    Raises:
+        PlanError: the plan's version cannot be read.
+    """
+    text = plan.torch or _installed_torch()
+    if text is None:
+        return NEWEST_TORCH
+    parts = text.split("+")[0].split(".")
+    if len(parts) < 2 or not all(part.isdecimal() for part in parts[:2]):
+        raise PlanError(f"{text!r} is no torch version.", hint="Write it like 2.11.")
+    return int(parts[0]), int(parts[1])
+
+
+@cache
+def _installed_torch() -> str | None:
+    """The installed version, without importing it."""
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return None
+
+
+def context_of(plan: TrainingPlan, gpu: Gpu) -> tuple[int, tuple[str, ...]]:
+    """Bytes outside the allocator, and where they are from."""
+    if plan.context_bytes is not None:
+        return plan.context_bytes, ()
+    if gpu.context_bytes is not None:
+        context, basis = (
+            gpu.context_bytes,
+            f"CUDA context as seen with torch {gpu.context_basis}",
+        )
+    else:
+        context = ASSUMED_CONTEXT_BYTES
+        basis = "CUDA context of 500 MiB assumed: no measurement of this card is known"
+    if plan.num_gpus == 1:
+        return context, (basis,)
+    return context + NCCL_BYTES, (
+        basis,
+        "NCCL buffers of 1.5 GiB, as seen on two A100",
+    )

@@ -1,0 +1,77 @@
+"""What a report's figures rest on, and what is not in them.
+
+One line each, printed with every report: an option that moves memory and is not
+modelled is named here, never dropped in silence.
+"""
+
+from memplan.card import NEWEST_TORCH
+from memplan.formulas.optimizers import find_optimizer
+from memplan.models import Model
+from memplan.plan import TrainingPlan
+from memplan.step import batch_of
+
+ASSUMED_SIZES = ("seq_len", "target_seq_len", "images_per_sample", "image_size")
+INPUT_OF_SIZE = {
+    "seq_len": "tokens",
+    "target_seq_len": "target_tokens",
+    "images_per_sample": "images",
+    "image_size": "images",
+}
+
+
+def assumptions_of(
+    plan: TrainingPlan, model: Model, torch_version: tuple[int, int]
+) -> tuple[str, ...]:
+    """What the plan left open, and what the formulas take for granted."""
+    lines = []
+    sizes = _assumed_sizes(plan, model)
+    if sizes:
+        lines.append(f"{sizes}, which the plan leaves open")
+    if plan.workload == "train":
+        lines.append(
+            "a step like the Trainer's: the loss is kept, the logits are not; "
+            "gradients are set to None"
+        )
+    else:
+        lines.append("no gradients; logits of the last token alone")
+    if "tokens" in model.family.inputs:
+        lines.append("every sample is padded to the full length; no padding mask")
+    if torch_version > NEWEST_TORCH:
+        newest = ".".join(map(str, NEWEST_TORCH))
+        lines.append(f"constants of torch {newest}, the newest that are known")
+    if plan.offload_optimizer or plan.offload_parameters:
+        lines.append("what is offloaded takes no GPU memory between its uses")
+    return (*lines, *model.notes)
+
+
+def unsupported_of(plan: TrainingPlan) -> tuple[str, ...]:
+    """What takes memory on the card, or may, and is not counted."""
+    lines = [
+        "fragmentation: segments the caching allocator keeps beyond the peak's own "
+        "(docs/components.md)"
+    ]
+    if plan.model is None:
+        return (
+            "activations, temporary buffers and workspaces: a parameter count alone "
+            "does not decide them",
+        )
+    if find_optimizer(plan.optim).is_paged:
+        lines.append(
+            "paged optimizer states: unified memory outside the allocator, on the card "
+            "as long as there is room"
+        )
+    if plan.attn_implementation in ("auto", "cudnn"):
+        lines.append("cuDNN attention workspaces beyond dq in fp32")
+    return tuple(lines)
+
+
+def _assumed_sizes(plan: TrainingPlan, model: Model) -> str:
+    """Sizes of the batch that the plan does not give: `seq_len 2048, ...`."""
+    batch = batch_of(plan, model)
+    return ", ".join(
+        f"{name} {getattr(batch, name)}"
+        for name in ASSUMED_SIZES
+        if getattr(plan, name) is None
+        and INPUT_OF_SIZE[name] in model.family.inputs
+        and getattr(batch, name)
+    )

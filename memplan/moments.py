@@ -1,0 +1,133 @@
+"""The highest point of every phase: the traced step on top of what stands still."""
+
+from dataclasses import dataclass
+
+from memplan.report import Components, PhaseMemory
+from memplan.step import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The highest point of one phase."""
+
+    step: int
+    phase: str
+    place: str
+    components: Components
+    requested: int
+    allocated: int
+    end: int
+
+    def as_phase(self) -> PhaseMemory:
+        return PhaseMemory(
+            step=self.step,
+            phase=self.phase,
+            peak_allocated_bytes=self.allocated,
+            end_allocated_bytes=self.end,
+        )
+
+
+def moments_of(step: Step, workspace_bytes: int) -> list[Moment]:
+    """Every phase of the first and of the steady step."""
+    moments = []
+    for index in (1, 2):
+        has_states = index > 1
+        states = step.optimizer_states if has_states else step.first_states
+        states_requested = states.requested_bytes
+        states_blocks = states.block_bytes
+        left = step.gradients if step.gradients_exist else None
+        fixed_requested = (
+            step.weights.requested_bytes
+            + step.averaged_weights.requested_bytes
+            + step.buffers.requested_bytes
+            + workspace_bytes
+        )
+        fixed_blocks = (
+            step.weights.block_bytes
+            + step.averaged_weights.block_bytes
+            + step.buffers.block_bytes
+            + workspace_bytes
+        )
+        for phase in step.phases:
+            at, end = phase.peak.at, phase.end
+            gradients = at.gradient_bytes + (left.requested_bytes if left else 0)
+            blocks = left.block_bytes if left else 0
+            allocated = fixed_blocks + states_blocks + blocks + at.block_bytes
+            moments.append(
+                _moment(
+                    step,
+                    index,
+                    phase.name,
+                    phase.peak.place,
+                    allocated,
+                    fixed_blocks + states_blocks + blocks + end.block_bytes,
+                    gradients=gradients,
+                    optimizer_states=states_requested,
+                    activations=at.saved_bytes,
+                    temporary=fixed_requested
+                    - step.weights.requested_bytes
+                    - step.averaged_weights.requested_bytes
+                    + at.temporary_bytes,
+                )
+            )
+        if step.phases[-1].name != "backward":
+            continue
+        end_blocks = (
+            fixed_blocks
+            + step.gradients.block_bytes
+            + step.optimizer_states.block_bytes
+        )
+        moments.append(
+            _moment(
+                step,
+                index,
+                "optimizer",
+                "optimizer.step",
+                end_blocks + step.optimizer_temporaries.block_bytes,
+                end_blocks - step.gradients.block_bytes,
+                gradients=step.gradients.requested_bytes,
+                optimizer_states=step.optimizer_states.requested_bytes,
+                activations=0,
+                temporary=step.optimizer_temporaries.requested_bytes
+                + step.buffers.requested_bytes
+                + workspace_bytes,
+            )
+        )
+    return moments
+
+
+def _moment(
+    step: Step,
+    index: int,
+    phase: str,
+    place: str,
+    allocated: int,
+    end: int,
+    *,
+    gradients: int,
+    optimizer_states: int,
+    activations: int,
+    temporary: int,
+) -> Moment:
+    """A moment whose temporary buffers take in the rounding of blocks."""
+    weights = step.weights.requested_bytes
+    functional = step.averaged_weights.requested_bytes
+    requested = (
+        weights + gradients + optimizer_states + activations + temporary + functional
+    )
+    return Moment(
+        step=index,
+        phase=phase,
+        place=place,
+        components=Components(
+            weights=weights,
+            gradients=gradients,
+            optimizer_states=optimizer_states,
+            activations=activations,
+            temporary_buffers=temporary + allocated - requested,
+            functionality_specific=functional,
+        ),
+        requested=requested,
+        allocated=allocated,
+        end=end,
+    )
