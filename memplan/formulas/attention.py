@@ -270,13 +270,15 @@ def softmax(t: Tape, x: Tensor, *, in_fp32: bool) -> Tensor:
     """`F.softmax(x, dim=-1)`, or with dtype=torch.float32: saves its output.
 
     From a half-precision input to an fp32 output it is one kernel without a cast copy.
+    Backward first makes the product of gradient and output (`SoftMax.cu`,
+    softmax_backward_cuda_out).
     """
     if in_fp32 and t.setting.autocast is None:
         dtype = "fp32"
     else:
         x = upper(t, x)
         dtype = x.dtype
-    scratch = x.num_bytes // ITEM_BYTES[x.dtype] * 4 if dtype != x.dtype else 0
+    scratch = x.num_bytes // ITEM_BYTES[x.dtype] * ITEM_BYTES[dtype]
     return t.apply(
         "softmax",
         (x,),
