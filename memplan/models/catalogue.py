@@ -20,6 +20,7 @@ FAMILY_OF_MODEL_TYPE = {
     "bert": "bert",
     "llama": "llama",
     "mistral": "llama",
+    "pe-net": "pe_net",
     "qwen2": "llama",
     "qwen3": "llama",
     "vit": "vit",

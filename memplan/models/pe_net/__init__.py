@@ -1,0 +1,17 @@
+"""PE-Net, a scene graph generator: frozen ResNeXt detector, trained relation head."""
+
+from memplan.models.family import Family
+from memplan.models.pe_net.config import PENetConfig, check
+from memplan.models.pe_net.formula import batch_bytes, forward
+
+FAMILY = Family(
+    name="pe_net",
+    config_class=PENetConfig,
+    forward=forward,
+    inputs=("images",),
+    max_seq_len=lambda config: None,
+    num_layers=lambda config: 1,
+    default_image_size=lambda config: 800,
+    check=check,
+    batch_bytes=batch_bytes,
+)
