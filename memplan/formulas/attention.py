@@ -17,8 +17,8 @@ from memplan.formulas.layers import (
     scale,
     upper,
 )
-from memplan.formulas.tape import ITEM_BYTES, Tape, Tensor
-from memplan.units import MiB, round_up
+from memplan.formulas.tape import ITEM_BYTES, Shape, Tape, Tensor
+from memplan.units import MiB, ceil_div, round_up
 
 
 def rotary(t: Tape, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
@@ -48,19 +48,31 @@ def attend(
     dropout_probability: float = 0.0,
     softmax_in_fp32: bool = True,
     repeats_heads: bool = False,
+    position_bias: Tensor | None = None,
 ) -> Tensor:
     """transformers' attention interface: [B, H, L, K] in, [B, L, H * K] out.
 
     `softmax_in_fp32` is how the model's own eager code computes it. `repeats_heads`
     copies key and value to all heads, as it must where a mask comes with GQA.
+    `position_bias` [1, H, L, S] is added to the scores of every sample.
     """
     if not t.setting.is_training:
         dropout_probability = 0.0
     if t.setting.attention == "eager":
         output = _eager(
-            t, query, key, value, mask, causal, dropout_probability, softmax_in_fp32
+            t,
+            query,
+            key,
+            value,
+            position_bias,
+            mask,
+            causal,
+            dropout_probability,
+            softmax_in_fp32,
         )
         return copy(t, _rows(t, output))
+    if position_bias is not None:
+        mask, causal = _position_bias_mask(t, position_bias, mask, causal), False
     if key.shape[1] != query.shape[1] and (mask is not None or repeats_heads):
         key, value = _repeat(t, key, query), _repeat(t, value, query)
     output = scaled_dot_product(t, query, key, value, mask, causal, dropout_probability)
@@ -92,6 +104,9 @@ def scaled_dot_product(
         return _math(t, q, k, v, mask, causal, dropout_probability)
     B, H, L, K = q.shape
     S = k.shape[2]
+    inputs = [q, k, v]
+    if mask is not None:
+        inputs.append(_expanded_mask(t, lower(t, mask), (B, H, L, S)))
     statistics = {
         "flash": 4 * B * H * L,
         "efficient": 4 * B * H * round_up(L, 32),
@@ -99,10 +114,10 @@ def scaled_dot_product(
     }[kernel]
     return t.apply(
         f"{kernel} attention",
-        (q, k, v),
+        inputs,
         q.shape,
         q.dtype,
-        saved=(q, k, v) if mask is None else (q, k, v, mask),
+        saved=inputs,
         saves_output=True,
         stats_bytes=statistics,
         backward_scratch_bytes=backward_bytes(kernel, B, H, k.shape[1], L, S, K),
@@ -155,7 +170,9 @@ def backward_bytes(kernel: str, B: int, H: int, G: int, L: int, S: int, K: int) 
 
     Flash (`flash_attn/flash_api.cpp`, mha_bwd): softmax_d fp32 [B, H, L128] and dq
     accumulated in fp32 [B, L128, H, K32]; for grouped heads dk and dv at all heads.
-    Efficient (`mem_eff_attention/kernel_backward.h`): delta fp32 [B, H, L32].
+    Efficient (`mem_eff_attention/kernel_backward.h`): delta fp32 [B, H, L32], and dq
+    accumulated in fp32 by blocks of 64 queries with 16 bytes of counters each; in fp32
+    the products that delta sums take as much instead.
     cuDNN: delta and dq in fp32.
     """
     L128 = round_up(L, 128)
@@ -164,7 +181,8 @@ def backward_bytes(kernel: str, B: int, H: int, G: int, L: int, S: int, K: int) 
         grouped = 2 * 2 * B * S * H * K if G != H else 0
         return 4 * B * H * L128 + 4 * B * L128 * H * K32 + grouped
     if kernel == "efficient":
-        return 4 * B * H * round_up(L, 32)
+        num_blocks = ceil_div(L, 64)
+        return 4 * B * H * (round_up(L, 32) + num_blocks * (64 * K + 4))
     return min(4 * B * H * L * K + 4 * B * H * L, 256 * MiB)
 
 
@@ -183,11 +201,47 @@ def _repeat(t: Tape, x: Tensor, query: Tensor) -> Tensor:
     return t.apply("repeat_kv", (x,), shape, x.dtype, backward_scratch_bytes=size)
 
 
+def _position_bias_mask(
+    t: Tape, position_bias: Tensor, mask: Tensor | None, causal: bool
+) -> Tensor:
+    """`create_position_bias_mask`: a contiguous mask, made anew in every layer.
+
+    A learned bias comes as a permuted view and is copied. `where` saves its condition,
+    a boolean mask.
+    """
+    if causal:
+        mask = t.tensor((1, 1, *position_bias.shape[2:]), "bool")
+    if mask is not None:
+        position_bias = t.apply(
+            "where",
+            (position_bias,),
+            (mask.shape[0], *position_bias.shape[1:]),
+            position_bias.dtype,
+            saved=(mask,),
+        )
+    if position_bias.edge is None:
+        return position_bias
+    return copy(t, position_bias)
+
+
+def _expanded_mask(t: Tape, mask: Tensor, shape: Shape) -> Tensor:
+    """A mask for every sample and head, padded to multiples of 16 keys: a view.
+
+    The kernel makes the gradient of a mask for each of them; it is summed then
+    (`native/transformers/attention.cpp`, `preprocess_mask`).
+    """
+    if shape[-1] % 16:
+        padded = (*mask.shape[:-1], round_up(mask.shape[-1], 16))
+        mask = t.apply("pad", (mask,), padded, mask.dtype)
+    return t.apply("expand", (mask,), shape, mask.dtype, alias=mask)
+
+
 def _eager(
     t: Tape,
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    position_bias: Tensor | None,
     mask: Tensor | None,
     causal: bool,
     dropout_probability: float,
@@ -202,6 +256,8 @@ def _eager(
     value_states = _repeat(t, value, query)
     shape = (*query.shape[:3], key.shape[2])
     attn_weights = scale(t, batched_matmul(t, query, key_states, shape))
+    if position_bias is not None:
+        attn_weights = add(t, attn_weights, position_bias)
     if mask is not None or causal:
         bias = mask if mask is not None else t.tensor((1, 1, *shape[2:]), query.dtype)
         attn_weights = add(t, attn_weights, bias)

@@ -47,6 +47,7 @@ def masked_lm(t: Tape, config: BertConfig, batch: Batch) -> Tensor:
     prediction_scores = prediction_head(t, config, sequence_output, table)
     t.end_phase("forward")
     loss = cross_entropy(t, prediction_scores)
+    del sequence_output
     keep_as_fp32(t, prediction_scores)
     return loss
 
@@ -70,7 +71,8 @@ def sequence_classification(t: Tape, config: BertConfig, batch: Batch) -> Tensor
 def bert(t: Tape, config: BertConfig, shape: tuple[int, int], table: Weight) -> Tensor:
     """`BertModel.forward` without its pooler: [B, L, D]."""
     with t.scope("bert"):
-        hidden_states = embeddings(t, config, shape, table)
+        embedding_output = embeddings(t, config, shape, table)
+        hidden_states = t.view(embedding_output, embedding_output.shape)
         return t.layers(
             "encoder.layer", config.num_hidden_layers, Layer(config), hidden_states
         )

@@ -1,0 +1,110 @@
+"""T5's forward pass, in the shape of transformers' `modeling_t5.py`.
+
+Letters: B batch, L tokens of the encoder or the decoder, S keys, D d_model, H heads,
+K size of a head, V vocabulary.
+"""
+
+from memplan.formulas.layers import dropout, embedding, linear, scale
+from memplan.formulas.loss import cross_entropy, keep_as_fp32
+from memplan.formulas.setting import Batch
+from memplan.formulas.tape import Tape, Tensor, Weight
+from memplan.models.t5.blocks import (
+    DecoderBlock,
+    EncoderBlock,
+    relative_position_bias,
+    rms_norm,
+    zero_position_bias,
+)
+from memplan.models.t5.config import T5Config
+
+
+def forward(t: Tape, config: T5Config, batch: Batch) -> Tensor:
+    """`T5ForConditionalGeneration.forward` with labels: the loss."""
+    shared = shared_table(t, config)
+    return seq2seq_loss(
+        t,
+        config,
+        embedding(t, shared, (batch.size, batch.seq_len)),
+        shared,
+        batch.target_seq_len,
+    )
+
+
+def batch_bytes(config: T5Config, batch: Batch) -> int:
+    """Token ids of the encoder, and labels of the decoder, as int64."""
+    return 8 * batch.size * (batch.seq_len + batch.target_seq_len)
+
+
+def shared_table(t: Tape, config: T5Config) -> Weight:
+    """The one table of words of encoder, decoder, and of a tied head."""
+    with t.scope("shared"):
+        return t.weight("weight", (config.vocab_size, config.d_model))
+
+
+def seq2seq_loss(
+    t: Tape, config: T5Config, inputs_embeds: Tensor, shared: Weight, target_len: int
+) -> Tensor:
+    """From the encoder's embeddings on; loss without an upcast of the logits."""
+    B = inputs_embeds.shape[0]
+    encoder_last_hidden_state = encoder(t, config, inputs_embeds)
+    del inputs_embeds
+    decoder_input_ids = t.tensor((B, target_len), "int64")
+    decoder_last_hidden_state = decoder(
+        t, config, (B, target_len), shared, encoder_last_hidden_state
+    )
+    sequence_output = decoder_last_hidden_state
+    if config.tie_word_embeddings:
+        sequence_output = scale(t, sequence_output)
+    head = shared if config.tie_word_embeddings else None
+    lm_logits = linear(
+        t, "lm_head", sequence_output, config.vocab_size, bias=False, weight=head
+    )
+    t.end_phase("forward")
+    loss = cross_entropy(t, lm_logits)
+    del sequence_output, decoder_last_hidden_state, decoder_input_ids
+    # The encoder's output is returned too, and so lives as long as the logits.
+    keep_as_fp32(t, lm_logits, encoder_last_hidden_state)
+    return loss
+
+
+def encoder(t: Tape, config: T5Config, inputs_embeds: Tensor) -> Tensor:
+    """`T5Stack.forward` of the encoder, after its embedding: [B, L, D]."""
+    L = inputs_embeds.shape[1]
+    with t.scope("encoder"):
+        hidden_states = dropout(t, inputs_embeds, config.dropout_rate)
+        if hidden_states is inputs_embeds:
+            hidden_states = t.view(inputs_embeds, inputs_embeds.shape)
+        position_bias = relative_position_bias(t, config, L)
+        hidden_states = t.layers(
+            "block",
+            config.num_layers,
+            EncoderBlock(config, position_bias),
+            hidden_states,
+        )
+        hidden_states = rms_norm(t, "final_layer_norm", hidden_states)
+        return dropout(t, hidden_states, config.dropout_rate)
+
+
+def decoder(
+    t: Tape,
+    config: T5Config,
+    shape: tuple[int, int],
+    shared: Weight,
+    encoder_hidden_states: Tensor,
+) -> Tensor:
+    """`T5Stack.forward` of the decoder: [B, L, D]."""
+    L, S = shape[1], encoder_hidden_states.shape[1]
+    with t.scope("decoder"):
+        inputs_embeds = embedding(t, shared, shape)
+        hidden_states = dropout(t, inputs_embeds, config.dropout_rate)
+        if hidden_states is inputs_embeds:
+            hidden_states = t.view(inputs_embeds, inputs_embeds.shape)
+        block = DecoderBlock(
+            config,
+            relative_position_bias(t, config, L),
+            encoder_hidden_states,
+            zero_position_bias(t, config, L, S, hidden_states.dtype),
+        )
+        hidden_states = t.layers("block", config.decoder_layers, block, hidden_states)
+        hidden_states = rms_norm(t, "final_layer_norm", hidden_states)
+        return dropout(t, hidden_states, config.dropout_rate)
