@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FAMILY_OF_MODEL_TYPE = {
     "bert": "bert",
+    "clip": "clip",
     "llama": "llama",
     "mistral": "llama",
     "pe-net": "pe_net",

@@ -1,0 +1,85 @@
+"""CLIP: a text and a vision transformer, and the space they share."""
+
+from dataclasses import dataclass, field
+
+from memplan.errors import ModelConfigError
+from memplan.formulas.layers import ACTIVATIONS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextConfig:
+    """`text_config` of a config.json, as far as it decides sizes."""
+
+    vocab_size: int = 49408
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"
+    attention_dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VisionConfig:
+    """`vision_config` of a config.json, as far as it decides sizes."""
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_channels: int = 3
+    image_size: int = 224
+    patch_size: int = 32
+    hidden_act: str = "quick_gelu"
+    attention_dropout: float = 0.0
+
+    @property
+    def num_positions(self) -> int:
+        """Patches of a picture of `image_size`, and the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipConfig:
+    """The fields of a config.json that decide sizes, under their own names."""
+
+    text_config: TextConfig = field(default_factory=TextConfig)
+    vision_config: VisionConfig = field(default_factory=VisionConfig)
+    projection_dim: int = 512
+
+
+def check(config: ClipConfig) -> None:
+    """What cannot be built.
+
+    Raises:
+        ModelConfigError: the configuration is that.
+    """
+    check_tower("text_config", config.text_config)
+    check_tower("vision_config", config.vision_config)
+    check_image("vision_config", config.vision_config)
+
+
+def check_tower(name: str, tower: TextConfig | VisionConfig) -> None:
+    """Heads and activation of one tower."""
+    if tower.hidden_size % tower.num_attention_heads:
+        raise ModelConfigError(
+            f"hidden_size {tower.hidden_size} of {name} is no multiple of "
+            f"{tower.num_attention_heads} heads.",
+            hint="Correct num_attention_heads in its config.json.",
+        )
+    if tower.hidden_act not in ACTIVATIONS:
+        raise ModelConfigError(
+            f"The activation {tower.hidden_act!r} of {name} is not covered.",
+            hint=f"Covered: {', '.join(ACTIVATIONS)}.",
+        )
+
+
+def check_image(name: str, tower: VisionConfig) -> None:
+    """A picture has at least one patch."""
+    if not 1 <= tower.patch_size <= tower.image_size:
+        raise ModelConfigError(
+            f"A picture of {tower.image_size} pixels has no patch of "
+            f"{tower.patch_size} in {name}.",
+            hint="Correct image_size or patch_size in its config.json.",
+        )
