@@ -51,7 +51,8 @@ def test_the_installed_wheel_answers(wheel, tmp_path):
     )
     code = (
         "import memplan; print(memplan.__file__);"
-        "print(memplan.estimate(memplan.TrainingPlan(model='llama-2-7b', gpu='b200')).fits)"
+        "plan = memplan.TrainingPlan(model='llama-2-7b', gpu='b200');"
+        "print(memplan.estimate(plan).fits)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
