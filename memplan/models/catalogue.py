@@ -26,6 +26,8 @@ FAMILY_OF_MODEL_TYPE = {
     "qwen3": "llama",
     "vit": "vit",
     "t5": "t5",
+    "blip-2": "blip2",
+    "instructblip": "blip2",
 }
 """The package under `memplan.models` that covers a config.json's model_type."""
 

@@ -26,6 +26,7 @@ class T5Config:
     tie_word_embeddings: bool = True
     """False in version 1.1: the head is a table of its own, and unscaled."""
     architectures: tuple[str, ...] | None = None
+    model_type: str = "t5"
 
     @property
     def decoder_layers(self) -> int:

@@ -21,13 +21,15 @@ from memplan.models.t5.config import T5Config
 def forward(t: Tape, config: T5Config, batch: Batch) -> Tensor:
     """`T5ForConditionalGeneration.forward` with labels: the loss."""
     shared = shared_table(t, config)
-    return seq2seq_loss(
+    loss, outputs = seq2seq(
         t,
         config,
         embedding(t, shared, (batch.size, batch.seq_len)),
         shared,
         batch.target_seq_len,
     )
+    keep_as_fp32(t, *outputs)
+    return loss
 
 
 def batch_bytes(config: T5Config, batch: Batch) -> int:
@@ -41,10 +43,13 @@ def shared_table(t: Tape, config: T5Config) -> Weight:
         return t.weight("weight", (config.vocab_size, config.d_model))
 
 
-def seq2seq_loss(
+def seq2seq(
     t: Tape, config: T5Config, inputs_embeds: Tensor, shared: Weight, target_len: int
-) -> Tensor:
-    """From the encoder's embeddings on; loss without an upcast of the logits."""
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """From the encoder's embeddings on: the loss, without an upcast of the logits.
+
+    With it are returned the logits and the encoder's output.
+    """
     B = inputs_embeds.shape[0]
     encoder_last_hidden_state = encoder(t, config, inputs_embeds)
     del inputs_embeds
@@ -61,10 +66,8 @@ def seq2seq_loss(
     )
     t.end_phase("forward")
     loss = cross_entropy(t, lm_logits)
-    del sequence_output, decoder_last_hidden_state, decoder_input_ids
-    # The encoder's output is returned too, and so lives as long as the logits.
-    keep_as_fp32(t, lm_logits, encoder_last_hidden_state)
-    return loss
+    del decoder_input_ids
+    return loss, (lm_logits, encoder_last_hidden_state)
 
 
 def encoder(t: Tape, config: T5Config, inputs_embeds: Tensor) -> Tensor:

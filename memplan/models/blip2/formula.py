@@ -1,0 +1,125 @@
+"""BLIP-2's forward pass, as in transformers' `modeling_blip_2.py`.
+
+InstructBLIP differs in its Q-Former, which reads the instruction too.
+
+Letters: B batch, N pictures, L tokens of the prompt, Q queries of a picture, D hidden
+size of the language model.
+"""
+
+from math import prod
+
+from memplan.errors import PlanError
+from memplan.formulas.layers import cast, embedding, linear
+from memplan.formulas.loss import keep_as_fp32
+from memplan.formulas.setting import Batch
+from memplan.formulas.tape import Tape, Tensor
+from memplan.models.blip2.config import Blip2Config
+from memplan.models.blip2.qformer import flat_part, qformer
+from memplan.models.blip2.vision import vision_model
+from memplan.models.t5.formula import seq2seq, shared_table
+
+
+def batch_bytes(config: Blip2Config, batch: Batch) -> int:
+    """Pictures in fp32; prompt, labels and InstructBLIP's instruction in int64.
+
+    The instruction comes with a mask.
+    """
+    num_pictures = batch.size * batch.images_per_sample
+    num_text_tokens = instruction_len(config, batch)
+    return (
+        4 * num_pictures * 3 * batch.image_size**2
+        + 8 * batch.size * (batch.seq_len + batch.target_seq_len)
+        + 2 * 8 * num_pictures * num_text_tokens
+    )
+
+
+def instruction_len(config: Blip2Config, batch: Batch) -> int:
+    """Tokens that InstructBLIP's Q-Former reads: those of the prompt but for pictures.
+
+    The processor tokenizes the same text for both (`processing_instructblip.py`).
+    """
+    if not config.has_text_branch:
+        return 0
+    num_image_tokens = config.num_query_tokens * batch.images_per_sample
+    longest = config.qformer_config.max_position_embeddings
+    return min(batch.seq_len - num_image_tokens, longest)
+
+
+def forward(t: Tape, config: Blip2Config, batch: Batch) -> Tensor:
+    """`Blip2ForConditionalGeneration.forward` with labels: the loss."""
+    return captioning_loss(t, config, batch, instruction_len(config, batch))
+
+
+def captioning_loss(
+    t: Tape, config: Blip2Config, batch: Batch, num_text_tokens: int
+) -> Tensor:
+    """Pictures, through the towers, in place of their tokens in T5's prompt."""
+    check_prompt(config, batch)
+    N, size = batch.size * batch.images_per_sample, batch.image_size
+    pixel_values = t.input((N, 3, size, size), "fp32")
+    vision_outputs = vision_model(t, config.vision_config, pixel_values)
+    query_tokens = t.weight(
+        "query_tokens", (1, config.num_query_tokens, config.qformer_config.hidden_size)
+    )
+    qformer_outputs = qformer(
+        t,
+        config.qformer_config,
+        query_tokens,
+        vision_outputs[0],
+        has_text_branch=config.has_text_branch,
+        num_text_tokens=num_text_tokens,
+    )
+    query_output = qformer_outputs
+    if num_text_tokens:
+        query_output = flat_part(t, qformer_outputs, config.num_query_tokens)
+    image_features = linear(t, "language_projection", query_output, config.text.d_model)
+    del query_output
+    with t.scope("language_model"):
+        shared = shared_table(t, config.text)
+        inputs_embeds = embedding(t, shared, (batch.size, batch.seq_len))
+        attention_mask = t.tensor((batch.size, batch.seq_len), "int64")
+        language_model_inputs = cast(t, image_features, inputs_embeds.dtype)
+        inputs_embeds = masked_scatter(t, inputs_embeds, language_model_inputs)
+        loss, outputs = seq2seq(
+            t, config.text, inputs_embeds, shared, batch.target_seq_len
+        )
+    del attention_mask, language_model_inputs, image_features, inputs_embeds
+    # The logits are returned twice: by the language model, and by this one.
+    keep_as_fp32(t, outputs[0], *outputs, qformer_outputs, *vision_outputs)
+    return loss
+
+
+def check_prompt(config: Blip2Config, batch: Batch) -> None:
+    """Every picture takes its queries' places in the prompt.
+
+    Raises:
+        PlanError: the prompt is too short for them.
+    """
+    num_image_tokens = config.num_query_tokens * batch.images_per_sample
+    if batch.seq_len < num_image_tokens:
+        raise PlanError(
+            f"A prompt of {batch.seq_len} tokens cannot hold {batch.images_per_sample} "
+            f"pictures of {config.num_query_tokens} tokens each.",
+            hint=f"Use --seq-len {num_image_tokens} or more.",
+        )
+
+
+def masked_scatter(t: Tape, inputs_embeds: Tensor, source: Tensor) -> Tensor:
+    """`inputs_embeds.masked_scatter(mask, source)`: saves the mask of image tokens.
+
+    A copy; the kernel makes the mask as large as the embeddings, and counts through it
+    in int64. Backward clears a copy of the gradient, and selects from it by the three
+    int64 indices of every element (`native/cuda/IndexKernel.cu`, `Nonzero.cu`).
+    """
+    B, L, _ = inputs_embeds.shape
+    special_image_mask = t.tensor((B, L, 1), "bool")
+    num_elements = prod(inputs_embeds.shape)
+    return t.apply(
+        "masked_scatter",
+        (inputs_embeds, source),
+        inputs_embeds.shape,
+        inputs_embeds.dtype,
+        saved=(special_image_mask,),
+        scratch_bytes=(1 + 8) * num_elements,
+        backward_scratch_bytes=num_elements + 3 * 8 * prod(source.shape),
+    )
