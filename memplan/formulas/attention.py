@@ -1,24 +1,22 @@
-"""Attention: which kernel PyTorch takes, what it saves, what its backward needs.
+"""Attention: scaled_dot_product_attention as PyTorch dispatches it, or eager code.
 
 Letters: B batch, H query heads, G key-value heads, L query length, S key length,
 K size of a head. Queries arrive as views [B, H, L, K] of memory ordered [B, L, H, K].
 """
 
-from memplan.formulas.layers import (
-    add,
-    cast,
-    concatenate,
-    copy,
-    dropout,
-    lower,
-    multiply,
-    part,
-    promote,
-    scale,
-    upper,
+from memplan.errors import PlanError
+from memplan.formulas.kernels import (
+    Call,
+    backward_bytes,
+    choose_kernel,
+    forward_bytes,
+    statistics_bytes,
+    why_not,
 )
-from memplan.formulas.tape import ITEM_BYTES, Shape, Tape, Tensor
-from memplan.units import MiB, ceil_div, round_up
+from memplan.formulas.layers import add, concatenate, copy, lower, multiply, part, scale
+from memplan.formulas.plain_attention import eager, math, repeat_heads
+from memplan.formulas.tape import Shape, Tape, Tensor
+from memplan.units import round_up
 
 
 def rotary(t: Tape, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
@@ -47,36 +45,58 @@ def attend(
     causal: bool = False,
     dropout_probability: float = 0.0,
     softmax_in_fp32: bool = True,
-    repeats_heads: bool = False,
+    casts_weights: bool = False,
     position_bias: Tensor | None = None,
 ) -> Tensor:
     """transformers' attention interface: [B, H, L, K] in, [B, L, H * K] out.
 
-    `softmax_in_fp32` is how the model's own eager code computes it. `repeats_heads`
-    copies key and value to all heads, as it must where a mask comes with GQA.
+    How the model's own eager code computes: `softmax_in_fp32` makes fp32 weights and
+    casts them to the query's dtype, `casts_weights` casts them to the value's.
     `position_bias` [1, H, L, S] is added to the scores of every sample.
     """
     if not t.setting.is_training:
         dropout_probability = 0.0
     if t.setting.attention == "eager":
-        output = _eager(
+        if mask is None and causal:
+            mask = causal_mask(t, (1, query.shape[2], key.shape[2]), query.dtype)
+        output = eager(
             t,
             query,
             key,
             value,
             position_bias,
             mask,
-            causal,
             dropout_probability,
-            softmax_in_fp32,
+            softmax_in_fp32=softmax_in_fp32,
+            casts_weights=casts_weights,
         )
-        return copy(t, _rows(t, output))
+        return _rows(t, output)
     if position_bias is not None:
         mask, causal = _position_bias_mask(t, position_bias, mask, causal), False
-    if key.shape[1] != query.shape[1] and (mask is not None or repeats_heads):
-        key, value = _repeat(t, key, query), _repeat(t, value, query)
+    if mask is not None or key.shape[-1] > 256:
+        # Else the kernels take grouped heads as they are (`use_gqa_in_sdpa`).
+        key, value = repeat_heads(t, key, query), repeat_heads(t, value, query)
     output = scaled_dot_product(t, query, key, value, mask, causal, dropout_probability)
     return _rows(t, output)
+
+
+def causal_mask(
+    t: Tape, shape: tuple[int, int, int], dtype: str, window: int | None = None
+) -> Tensor | None:
+    """transformers' `create_causal_mask` [B, 1, L, S], which all layers share.
+
+    Eager attention adds a mask in the dtype of the embeddings, made from a boolean one.
+    The other kernels are causal by themselves; only where a sliding `window` is not
+    longer than the keys they get a boolean mask, one for all samples
+    (`masking_utils.py`).
+    """
+    B, L, S = shape
+    if t.setting.attention != "eager" and (window is None or window > S):
+        return None
+    allowed = t.view(t.tensor((1, 1, L, S), "bool"), (B, 1, L, S))
+    if t.setting.attention != "eager":
+        return allowed
+    return t.tensor((B, 1, L, S), "fp32" if t.setting.autocast else dtype)
 
 
 def scaled_dot_product(
@@ -88,31 +108,48 @@ def scaled_dot_product(
     causal: bool,
     dropout_probability: float,
 ) -> Tensor:
-    """`F.scaled_dot_product_attention`."""
+    """`F.scaled_dot_product_attention`: [B, H, L, K] in the memory order [B, L, H, K].
+
+    Saved: query, key, value and mask, the output, and a sum for each row.
+
+    Raises:
+        PlanError: the kernel that the plan asks for cannot run.
+    """
     q, k, v = lower(t, query), lower(t, key), lower(t, value)
-    kernel = choose_kernel(
-        t.setting.attention,
+    call = Call(
         dtype=q.dtype,
-        head_size=q.shape[-1],
-        has_mask=mask is not None,
-        is_grouped=q.shape[1] != k.shape[1],
-        has_dropout=dropout_probability > 0,
+        B=q.shape[0],
+        H=q.shape[1],
+        G=k.shape[1],
+        L=q.shape[2],
+        S=k.shape[2],
+        K=q.shape[3],
         compute_capability=t.setting.compute_capability,
+        num_sms=t.setting.num_sms,
         torch_version=t.setting.torch_version,
+        causal=causal,
+        has_mask=mask is not None,
+        trains_mask=mask is not None and mask.edge is not None,
+        dropout=dropout_probability,
+        trains=any(x.edge is not None for x in (q, k, v)),
     )
+    kernel = _kernel(t, call)
+    if mask is not None:
+        mask = _additive(t, lower(t, mask), q.dtype)
     if kernel == "math":
-        return _math(t, q, k, v, mask, causal, dropout_probability)
-    B, H, L, K = q.shape
-    S = k.shape[2]
+        return math(t, q, k, v, mask, causal, dropout_probability)
+    scratch = backward_bytes(kernel, call)
+    padded = round_up(call.K, 8) if kernel == "flash" else call.K
+    if padded != call.K:
+        # Gradient and output are then copied to row order in backward.
+        q, k, v = (_padded(t, x, padded) for x in (q, k, v))
+        scratch += 2 * q.num_bytes
     inputs = [q, k, v]
     if mask is not None:
-        inputs.append(_expanded_mask(t, lower(t, mask), (B, H, L, S)))
-    statistics = {
-        "flash": 4 * B * H * L,
-        "efficient": 4 * B * H * round_up(L, 32),
-        "cudnn": 4 * B * H * L,
-    }[kernel]
-    return t.apply(
+        expand = _expanded if kernel == "efficient" else _broadcast
+        inputs.append(expand(t, mask, (call.B, call.H, call.L, call.S)))
+    statistics = statistics_bytes(kernel, call)
+    output = t.apply(
         f"{kernel} attention",
         inputs,
         q.shape,
@@ -120,70 +157,27 @@ def scaled_dot_product(
         saved=inputs,
         saves_output=True,
         stats_bytes=statistics,
-        backward_scratch_bytes=backward_bytes(kernel, B, H, k.shape[1], L, S, K),
+        scratch_bytes=forward_bytes(kernel, call) + statistics,
+        backward_scratch_bytes=scratch,
         is_expensive=True,
     )
+    if padded != call.K:
+        output = copy(t, part(t, output, query.shape))
+    return output
 
 
-def choose_kernel(
-    wanted: str,
-    *,
-    dtype: str,
-    head_size: int,
-    has_mask: bool,
-    is_grouped: bool,
-    has_dropout: bool,
-    compute_capability: tuple[int, int],
-    torch_version: tuple[int, int],
-) -> str:
-    """The kernel `scaled_dot_product_attention` takes on CUDA.
-
-    Source: `native/transformers/cuda/sdp_utils.cpp`. Order in 2.14: cuDNN first on
-    compute capability 9.x and 10.x, else flash, memory-efficient, math. Flash needs
-    half precision, capability 8.0 and no mask; cuDNN half precision; the efficient
-    kernel equal head counts.
-    """
-    is_half = dtype in ("bf16", "fp16")
-    is_ampere = compute_capability >= (8, 0)
-    can = {
-        "flash": is_half and is_ampere and not has_mask and head_size <= 256,
-        "cudnn": (
-            is_half
-            and is_ampere
-            and head_size <= 128
-            and head_size % 8 == 0
-            and not has_dropout
-        ),
-        "efficient": not is_grouped and not (dtype == "bf16" and not is_ampere),
-        "math": True,
-    }
-    if wanted not in ("auto", "eager"):
-        return wanted if can[wanted] else "math"
-    order = ["flash", "efficient", "math"]
-    if torch_version >= (2, 14) and compute_capability[0] in (9, 10):
-        order.insert(0, "cudnn")
-    return next(kernel for kernel in order if can[kernel])
-
-
-def backward_bytes(kernel: str, B: int, H: int, G: int, L: int, S: int, K: int) -> int:
-    """Temporaries of a fused kernel's backward beside dq, dk and dv.
-
-    Flash (`flash_attn/flash_api.cpp`, mha_bwd): softmax_d fp32 [B, H, L128] and dq
-    accumulated in fp32 [B, L128, H, K32]; for grouped heads dk and dv at all heads.
-    Efficient (`mem_eff_attention/kernel_backward.h`): delta fp32 [B, H, L32], and dq
-    accumulated in fp32 by blocks of 64 queries with 16 bytes of counters each; in fp32
-    the products that delta sums take as much instead.
-    cuDNN: delta and dq in fp32.
-    """
-    L128 = round_up(L, 128)
-    if kernel == "flash":
-        K32 = round_up(K, 32 if K <= 128 else 64)
-        grouped = 2 * 2 * B * S * H * K if G != H else 0
-        return 4 * B * H * L128 + 4 * B * L128 * H * K32 + grouped
-    if kernel == "efficient":
-        num_blocks = ceil_div(L, 64)
-        return 4 * B * H * (round_up(L, 32) + num_blocks * (64 * K + 4))
-    return min(4 * B * H * L * K + 4 * B * H * L, 256 * MiB)
+def _kernel(t: Tape, call: Call) -> str:
+    """The kernel that the plan asks for, or the one PyTorch takes."""
+    wanted = t.setting.attention
+    if wanted in ("auto", "eager"):
+        return choose_kernel(call)
+    reason = why_not(wanted, call)
+    if reason:
+        raise PlanError(
+            f"The {wanted} attention kernel cannot run in {t.place}: {reason}.",
+            hint=f"Use --attn-implementation auto: it takes {choose_kernel(call)}.",
+        )
+    return wanted
 
 
 def _rows(t: Tape, output: Tensor) -> Tensor:
@@ -192,13 +186,31 @@ def _rows(t: Tape, output: Tensor) -> Tensor:
     return t.view(output, (B, L, H * K))
 
 
-def _repeat(t: Tape, x: Tensor, query: Tensor) -> Tensor:
-    """`repeat_kv`: a copy for every query head; backward sums over the copies."""
-    if x.shape[1] == query.shape[1]:
-        return x
-    shape = (x.shape[0], query.shape[1], *x.shape[2:])
-    size = x.num_bytes * query.shape[1] // x.shape[1]
-    return t.apply("repeat_kv", (x,), shape, x.dtype, backward_scratch_bytes=size)
+def _padded(t: Tape, x: Tensor, size: int) -> Tensor:
+    """Heads padded with zeros: a copy."""
+    return t.apply("pad", (x,), (*x.shape[:-1], size), x.dtype)
+
+
+def _additive(t: Tape, mask: Tensor, dtype: str) -> Tensor:
+    """`convert_boolean_attn_mask`: a boolean mask becomes one to add, at every call."""
+    return t.tensor(mask.shape, dtype) if mask.dtype == "bool" else mask
+
+
+def _expanded(t: Tape, mask: Tensor, shape: Shape) -> Tensor:
+    """A mask for every sample and head: a view, padded where keys are no multiple of 8.
+
+    The kernel makes the gradient of a mask for each of them, and for a multiple of 16
+    keys; it is summed then (`native/transformers/attention.cpp`, `preprocess_mask`).
+    """
+    keys = round_up(shape[-1], 16)
+    if shape[-1] % 8:
+        mask = t.apply("pad", (mask,), (*mask.shape[:-1], keys), mask.dtype)
+    return _broadcast(t, mask, (*shape[:-1], keys))
+
+
+def _broadcast(t: Tape, mask: Tensor, shape: Shape) -> Tensor:
+    """A mask for every sample and head: a view."""
+    return t.apply("expand", (mask,), shape, mask.dtype, alias=mask)
 
 
 def _position_bias_mask(
@@ -222,124 +234,3 @@ def _position_bias_mask(
     if position_bias.edge is None:
         return position_bias
     return copy(t, position_bias)
-
-
-def _expanded_mask(t: Tape, mask: Tensor, shape: Shape) -> Tensor:
-    """A mask for every sample and head, padded to multiples of 16 keys: a view.
-
-    The kernel makes the gradient of a mask for each of them; it is summed then
-    (`native/transformers/attention.cpp`, `preprocess_mask`).
-    """
-    if shape[-1] % 16:
-        padded = (*mask.shape[:-1], round_up(mask.shape[-1], 16))
-        mask = t.apply("pad", (mask,), padded, mask.dtype)
-    return t.apply("expand", (mask,), shape, mask.dtype, alias=mask)
-
-
-def _eager(
-    t: Tape,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    position_bias: Tensor | None,
-    mask: Tensor | None,
-    causal: bool,
-    dropout_probability: float,
-    softmax_in_fp32: bool,
-) -> Tensor:
-    """`eager_attention_forward` of transformers: every step is a tensor.
-
-    Saved: copies of query, key and value in head order, the softmax in fp32, its cast
-    to the query's dtype, and the dropout mask and result.
-    """
-    key_states = _repeat(t, key, query)
-    value_states = _repeat(t, value, query)
-    shape = (*query.shape[:3], key.shape[2])
-    attn_weights = scale(t, batched_matmul(t, query, key_states, shape))
-    if position_bias is not None:
-        attn_weights = add(t, attn_weights, position_bias)
-    if mask is not None or causal:
-        bias = mask if mask is not None else t.tensor((1, 1, *shape[2:]), query.dtype)
-        attn_weights = add(t, attn_weights, bias)
-    attn_weights = softmax(t, attn_weights, in_fp32=softmax_in_fp32)
-    if softmax_in_fp32:
-        attn_weights = cast(t, attn_weights, query.dtype)
-    attn_weights = dropout(t, attn_weights, dropout_probability)
-    return batched_matmul(
-        t, attn_weights, value_states, query.shape, copies_first=False
-    )
-
-
-def _math(
-    t: Tape,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    causal: bool,
-    dropout_probability: float,
-) -> Tensor:
-    """`_scaled_dot_product_attention_math`: half precision is computed in fp32.
-
-    Query and key are scaled before their product; a causal mask is made for the call.
-    """
-    q, k, v = (cast(t, x, "fp32") for x in (query, key, value))
-    shape = (*query.shape[:3], key.shape[2])
-    bias = mask
-    if causal:
-        bias = t.tensor(shape[2:], q.dtype)
-    q = scale(t, q)
-    k = _repeat(t, k, query)
-    v = _repeat(t, v, query)
-    scores = batched_matmul(t, q, scale(t, k), shape)
-    if bias is not None:
-        scores = add(t, scores, bias)
-    scores = softmax(t, scores, in_fp32=False)
-    scores = dropout(t, scores, dropout_probability)
-    output = batched_matmul(t, scores, v, query.shape, copies_first=False)
-    return copy(t, cast(t, output, query.dtype))
-
-
-def batched_matmul(
-    t: Tape,
-    x: Tensor,
-    y: Tensor,
-    shape: tuple[int, ...],
-    *,
-    copies_first: bool = True,
-    copies_second: bool = True,
-) -> Tensor:
-    """`torch.matmul` of 4-D tensors: saves both factors.
-
-    It reshapes them to [B * H, ...], which copies a factor that is a transposed view.
-    """
-    a, b = lower(t, x), lower(t, y)
-    a = copy(t, a) if copies_first and a is x else a
-    b = copy(t, b) if copies_second and b is y else b
-    saved = [first for first, second in ((a, b), (b, a)) if second.edge is not None]
-    return t.apply(
-        "matmul", (a, b), shape, promote(a, b), saved=saved, is_expensive=True
-    )
-
-
-def softmax(t: Tape, x: Tensor, *, in_fp32: bool) -> Tensor:
-    """`F.softmax(x, dim=-1)`, or with dtype=torch.float32: saves its output.
-
-    From a half-precision input to an fp32 output it is one kernel without a cast copy.
-    Backward first makes the product of gradient and output (`SoftMax.cu`,
-    softmax_backward_cuda_out).
-    """
-    if in_fp32 and t.setting.autocast is None:
-        dtype = "fp32"
-    else:
-        x = upper(t, x)
-        dtype = x.dtype
-    scratch = x.num_bytes // ITEM_BYTES[x.dtype] * ITEM_BYTES[dtype]
-    return t.apply(
-        "softmax",
-        (x,),
-        x.shape,
-        dtype,
-        saves_output=True,
-        backward_scratch_bytes=scratch,
-    )
