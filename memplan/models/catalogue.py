@@ -28,6 +28,7 @@ FAMILY_OF_MODEL_TYPE = {
     "t5": "t5",
     "blip-2": "blip2",
     "instructblip": "blip2",
+    "mmicl": "mmicl",
 }
 """The package under `memplan.models` that covers a config.json's model_type."""
 

@@ -1,0 +1,27 @@
+"""MMICL's forward pass (arXiv 2309.07915 and its code, HaozheZhao/MIC).
+
+An InstructBLIP whose Q-Former gets no instruction (`--using_instruct_qformer False`):
+its text branch is there and unused. Pictures of a sample come padded to one number,
+[B, n, 3, 224, 224] with a mask; those that are there pass the vision tower and the
+Q-Former together, and each gives 32 query outputs that overwrite the embeddings of as
+many placeholder tokens in T5's prompt.
+
+Letters: B batch, n pictures of a sample, L tokens of the prompt.
+"""
+
+from memplan.formulas.setting import Batch
+from memplan.formulas.tape import Tape, Tensor
+from memplan.models.blip2.config import Blip2Config
+from memplan.models.blip2.formula import captioning_loss
+
+
+def forward(t: Tape, config: Blip2Config, batch: Batch) -> Tensor:
+    """`InstructBlipForConditionalGeneration.forward` as MMICL runs it: the loss."""
+    return captioning_loss(t, config, batch, num_text_tokens=0)
+
+
+def batch_bytes(config: Blip2Config, batch: Batch) -> int:
+    """Pictures in fp32; in int64 prompt with mask, labels, and a mask of pictures."""
+    num_pictures = batch.size * batch.images_per_sample
+    num_tokens = batch.size * (2 * batch.seq_len + batch.target_seq_len)
+    return 4 * num_pictures * 3 * batch.image_size**2 + 8 * (num_tokens + num_pictures)
