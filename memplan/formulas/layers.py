@@ -186,26 +186,37 @@ def embedding_scratch_bytes(table: Shape, num_indices: int) -> int:
     return 4 * 8 * num_indices + 4 * num_sums * round_up(num_columns, 32)
 
 
-def layer_norm(t: Tape, name: str, x: Tensor, *, weight: bool = True) -> Tensor:
+def layer_norm(
+    t: Tape,
+    name: str,
+    x: Tensor,
+    *,
+    weight: bool = True,
+    bias: bool = True,
+    is_strided: bool = False,
+) -> Tensor:
     """`nn.LayerNorm`: saves its input, and mean and reciprocal deviation in fp32.
 
-    Autocast runs it in fp32, from an fp32 copy of a low-precision input.
+    Autocast runs it in fp32, from an fp32 copy of a low-precision input. An input that
+    `is_strided` is copied for the moment of the kernel, forward and backward.
     """
     with t.scope(name):
         source = upper(t, x)
-        rows = 1
-        for size in x.shape[:-1]:
-            rows *= size
         inputs: list[Tensor] = [source]
         if weight:
-            inputs += [t.weight("weight", x.shape[-1:]), t.weight("bias", x.shape[-1:])]
+            inputs.append(t.weight("weight", x.shape[-1:]))
+            if bias:
+                inputs.append(t.weight("bias", x.shape[-1:]))
+        contiguous_bytes = source.num_bytes if is_strided and source is x else 0
         return t.apply(
             "layer_norm",
             inputs,
             x.shape,
             source.dtype,
             saved=(source,),
-            stats_bytes=2 * 4 * rows,
+            scratch_bytes=contiguous_bytes,
+            backward_scratch_bytes=contiguous_bytes,
+            stats_bytes=2 * 4 * prod(x.shape[:-1]),
         )
 
 
