@@ -47,12 +47,14 @@ def attend(
     softmax_in_fp32: bool = True,
     casts_weights: bool = False,
     position_bias: Tensor | None = None,
+    is_permuted_bias: bool = True,
 ) -> Tensor:
     """transformers' attention interface: [B, H, L, K] in, [B, L, H * K] out.
 
     How the model's own eager code computes: `softmax_in_fp32` makes fp32 weights and
     casts them to the query's dtype, `casts_weights` casts them to the value's.
-    `position_bias` [1, H, L, S] is added to the scores of every sample.
+    `position_bias` [1, H, L, S] is added to the scores of every sample; looked up in a
+    table, it is a permuted view of memory ordered [L, S, H].
     """
     if not t.setting.is_training:
         dropout_probability = 0.0
@@ -72,7 +74,8 @@ def attend(
         )
         return _rows(t, output)
     if position_bias is not None:
-        mask, causal = _position_bias_mask(t, position_bias, mask, causal), False
+        mask = _position_bias_mask(t, position_bias, mask, causal, is_permuted_bias)
+        causal = False
     if mask is not None or key.shape[-1] > 256:
         # Else the kernels take grouped heads as they are (`use_gqa_in_sdpa`).
         key, value = repeat_heads(t, key, query), repeat_heads(t, value, query)
@@ -214,12 +217,15 @@ def _broadcast(t: Tape, mask: Tensor, shape: Shape) -> Tensor:
 
 
 def _position_bias_mask(
-    t: Tape, position_bias: Tensor, mask: Tensor | None, causal: bool
+    t: Tape,
+    position_bias: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    is_permuted: bool,
 ) -> Tensor:
     """`create_position_bias_mask`: a contiguous mask, made anew in every layer.
 
-    A learned bias comes as a permuted view and is copied. `where` saves its condition,
-    a boolean mask.
+    `where` saves its condition, a boolean mask.
     """
     if causal:
         mask = t.tensor((1, 1, *position_bias.shape[2:]), "bool")
@@ -231,6 +237,4 @@ def _position_bias_mask(
             position_bias.dtype,
             saved=(mask,),
         )
-    if position_bias.edge is None:
-        return position_bias
-    return copy(t, position_bias)
+    return copy(t, position_bias) if is_permuted else position_bias

@@ -13,11 +13,11 @@ from memplan.formulas.layers import (
     cast,
     dropout,
     embedding_scratch_bytes,
-    linear,
     mean_of_squares,
     multiply,
     rsqrt,
 )
+from memplan.formulas.linear import linear
 from memplan.formulas.tape import Tape, Tensor
 from memplan.models.t5.config import T5Config
 
@@ -117,6 +117,7 @@ def attention(
         dropout_probability=config.dropout_rate,
         softmax_in_fp32=False,
         position_bias=position_bias,
+        is_permuted_bias=key_value_states is x,
     )
     return linear(t, "o", attn_output, config.d_model, bias=False)
 

@@ -4,7 +4,8 @@ Letters: B batch, L tokens of the encoder or the decoder, S keys, D d_model, H h
 K size of a head, V vocabulary.
 """
 
-from memplan.formulas.layers import dropout, embedding, linear, scale
+from memplan.formulas.layers import dropout, embedding, scale
+from memplan.formulas.linear import linear
 from memplan.formulas.loss import cross_entropy, keep_as_fp32
 from memplan.formulas.setting import Batch
 from memplan.formulas.tape import Tape, Tensor, Weight
