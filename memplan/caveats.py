@@ -4,6 +4,7 @@ One line each, printed with every report: an option that moves memory and is not
 modelled is named here, never dropped in silence.
 """
 
+from memplan.accuracy import fragmentation_line
 from memplan.card import NEWEST_TORCH
 from memplan.formulas.optimizers import find_optimizer
 from memplan.models import Model
@@ -46,10 +47,7 @@ def assumptions_of(
 
 def unsupported_of(plan: TrainingPlan) -> tuple[str, ...]:
     """What takes memory on the card, or may, and is not counted."""
-    lines = [
-        "fragmentation: segments the caching allocator keeps beyond the peak's own "
-        "(docs/components.md)"
-    ]
+    lines = [fragmentation_line()]
     if plan.model is None:
         return (
             "activations, temporary buffers and workspaces: a parameter count alone "

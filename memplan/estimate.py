@@ -8,6 +8,7 @@ None. The peak of the run is that of the steady step, the second and later ones:
 of the optimizer appear at the end of the first.
 """
 
+from memplan.accuracy import band_of
 from memplan.card import ASSUMED_SMS, card_of, context_of, torch_version_of
 from memplan.caveats import assumptions_of, unsupported_of
 from memplan.formulas.allocator import SEGMENT_STEP_BYTES
@@ -137,6 +138,17 @@ def _estimate_states(plan: TrainingPlan) -> MemoryReport:
     )
 
 
+def _band(plan: TrainingPlan, allocated_bytes: int) -> Band:
+    """Of a model, from the errors seen so far; sums of model states are exact."""
+    if plan.model is None or plan.accounting != "torch":
+        return Band(
+            low_bytes=allocated_bytes,
+            high_bytes=allocated_bytes,
+            basis="arithmetic on a parameter count, or a convention: no measurement",
+        )
+    return band_of(allocated_bytes)
+
+
 def _torch_states(plan: TrainingPlan) -> ModelStates:
     """What PyTorch holds for each parameter of a bare count."""
     assert plan.parameters is not None
@@ -190,12 +202,7 @@ def _report(
         phases=tuple(moment.as_phase() for moment in moments),
         fits=device_bytes <= budget,
         headroom_bytes=budget - device_bytes,
-        band=Band(
-            low_bytes=requested,
-            high_bytes=reserved,
-            basis="from the bytes requested to the segments reserved without "
-            "fragmentation; not calibrated against a card",
-        ),
+        band=_band(plan, allocated),
         assumptions=(*context_basis, *assumptions),
         unsupported=unsupported_of(plan),
     )

@@ -20,6 +20,7 @@ FLOORS = {
     "plan": 1,
     "report": 1,
     "models": 2,
+    "accuracy": 3,
     "card": 3,
     "caveats": 3,
     "moments": 3,
