@@ -77,12 +77,16 @@ def _by_convention(
     """Model states by a published convention beside what the step itself needs."""
     if plan.accounting == "torch":
         return components
+    quantized = [p for p in step.parameters if p.stored.is_quantized]
+    num_quantized = sum(p.num_elements * p.count for p in quantized)
     states = shard_states(
         states_by_convention(
             plan.accounting,
             plan.precision,
+            find_optimizer(plan.optim),
             step.num_trainable,
-            step.num_parameters - step.num_trainable,
+            step.num_parameters - step.num_trainable - num_quantized,
+            sum(p.stored.num_bytes * p.count for p in quantized),
         ),
         plan.zero_stage,
         plan.data_parallel,
@@ -104,7 +108,10 @@ def _estimate_states(plan: TrainingPlan) -> MemoryReport:
         states = _torch_states(plan)
     else:
         states = states_by_convention(
-            plan.accounting, plan.precision, plan.parameters, 0
+            plan.accounting,
+            plan.precision,
+            find_optimizer(plan.optim),
+            plan.parameters,
         )
     states = shard_states(states, plan.zero_stage, plan.data_parallel)
     components = Components(
@@ -153,12 +160,14 @@ def _torch_states(plan: TrainingPlan) -> ModelStates:
     """What PyTorch holds for each parameter of a bare count."""
     assert plan.parameters is not None
     dtype = STORED_DTYPE[plan.precision]
-    stored = Stored(dtype, True, ITEM_BYTES[dtype] * plan.parameters)
+    size_bytes = ITEM_BYTES[dtype] * plan.parameters
+    has_masters = plan.precision == "fp16-master"
+    stored = Stored("fp32" if has_masters else dtype, True, size_bytes)
     parameter = Parameter("parameters", (plan.parameters,), 1, stored)
     states = sum(state_tensors(find_optimizer(plan.optim), parameter))
-    if plan.precision == "fp16-master":
+    if has_masters:
         states += 4 * plan.parameters
-    return ModelStates(stored.num_bytes, stored.num_bytes, states)
+    return ModelStates(size_bytes, size_bytes, states)
 
 
 def _report(

@@ -48,66 +48,6 @@ def promote(x: Tensor, y: Tensor) -> str:
     return "fp32"
 
 
-def linear(
-    t: Tape,
-    name: str,
-    x: Tensor,
-    out_features: int,
-    *,
-    bias: bool = True,
-    weight: Weight | None = None,
-    transposed: bool = False,
-) -> Tensor:
-    """`nn.Linear`, with a low-rank update beside it where the plan asks for one.
-
-    Saved: the input where the weight is trained, the weight where the input wants a
-    gradient. `weight` shares another module's; `transposed` is GPT-2's Conv1D.
-    """
-    with t.scope(name):
-        in_features = x.shape[-1]
-        if weight is None:
-            shape = (out_features, in_features)
-            if transposed:
-                shape = shape[::-1]
-            weight = t.weight("weight", shape, is_linear=True)
-        offset = t.weight("bias", (out_features,), is_linear=True) if bias else None
-        base = matmul_weight(t, x, weight, out_features, offset)
-        if t.setting.low_rank is None or not t.setting.low_rank.matches(t.place):
-            return base
-        return _low_rank_update(t, x, base, in_features, out_features)
-
-
-def matmul_weight(
-    t: Tape, x: Tensor, weight: Weight, out_features: int, bias: Weight | None
-) -> Tensor:
-    """The product itself: inputs are cast as autocast does, or as bitsandbytes does."""
-    lowered = lower(t, x)
-    if weight.is_quantized:
-        return _quantized_matmul(t, lowered, weight, out_features)
-    used = lower(t, weight)
-    inputs: list[Tensor] = [lowered, used]
-    if bias is not None:
-        inputs.append(lower(t, bias))
-    saved = []
-    if weight.edge is not None:
-        saved.append(lowered)
-    if x.edge is not None:
-        saved.append(used)
-    dtype = used.dtype if used is not weight else lowered.dtype
-    scratch = 0
-    if bias is not None and bias.edge is not None:
-        scratch = sum_scratch_bytes(t, (*x.shape[:-1], out_features), bias.shape, dtype)
-    return t.apply(
-        "linear",
-        inputs,
-        (*x.shape[:-1], out_features),
-        dtype,
-        saved=saved,
-        sum_scratch_bytes=scratch,
-        is_expensive=True,
-    )
-
-
 def sum_scratch_bytes(t: Tape, shape: Shape, target: Shape, dtype: str) -> int:
     """Scratch of summing a gradient of `shape` to its last dimensions, `target`."""
     num_columns = prod(target)
@@ -120,44 +60,6 @@ def sum_scratch_bytes(t: Tape, shape: Shape, target: Shape, dtype: str) -> int:
     )
 
 
-def _quantized_matmul(t: Tape, x: Tensor, weight: Weight, out_features: int) -> Tensor:
-    """bitsandbytes `MatMul4Bit` and `MatMul8bitLt` with a frozen weight.
-
-    The weight is dequantized to the compute dtype for the product, forward and
-    backward, and freed after it; the input is not saved (bitsandbytes 0.50,
-    `autograd/_functions.py`).
-    """
-    scratch = weight.num_bytes
-    return t.apply(
-        "quantized linear",
-        (x,),
-        (*x.shape[:-1], out_features),
-        x.dtype,
-        scratch_bytes=scratch,
-        backward_scratch_bytes=scratch,
-        is_expensive=True,
-    )
-
-
-def _low_rank_update(
-    t: Tape, x: Tensor, base: Tensor, in_features: int, out_features: int
-) -> Tensor:
-    """PEFT's LoRA: base + B(A(dropout(x))) * scaling, adapters in fp32 or the weight's.
-
-    Source: peft `tuners/lora/layer.py`, `Linear.forward`.
-    """
-    assert t.setting.low_rank is not None
-    with t.scope("lora_A"):
-        down = t.weight("weight", (t.setting.low_rank.rank, in_features))
-    with t.scope("lora_B"):
-        up = t.weight("weight", (out_features, t.setting.low_rank.rank))
-    dropped = dropout(t, cast(t, x, down.dtype), t.setting.low_rank.dropout)
-    low = matmul_weight(t, dropped, down, t.setting.low_rank.rank, None)
-    update = scale(t, matmul_weight(t, low, up, out_features, None))
-    total = add(t, base, update)
-    return cast(t, total, base.dtype)
-
-
 def embedding(t: Tape, weight: Weight, shape: Shape) -> Tensor:
     """A row of the table for each index of `shape`.
 
@@ -168,13 +70,15 @@ def embedding(t: Tape, weight: Weight, shape: Shape) -> Tensor:
     and `EmbeddingBackwardKernel.cu`).
     """
     t.mark_embedding(weight)
-    return t.apply(
+    rows = t.apply(
         "embedding",
         (weight,),
         (*shape, weight.shape[-1]),
         weight.dtype,
         backward_scratch_bytes=embedding_scratch_bytes(weight.shape, prod(shape)),
     )
+    t.leave_table(weight)
+    return rows
 
 
 def embedding_scratch_bytes(table: Shape, num_indices: int) -> int:
@@ -184,6 +88,20 @@ def embedding_scratch_bytes(table: Shape, num_indices: int) -> int:
     num_rows, num_columns = table
     num_sums = num_indices // 10 + min(num_indices, num_rows)
     return 4 * 8 * num_indices + 4 * num_sums * round_up(num_columns, 32)
+
+
+def token_embedding(t: Tape, weight: Weight, shape: Shape) -> Tensor:
+    """`embedding` of the input ids, of a model whose main input they are.
+
+    Where layers are checkpointed, transformers makes its output require a gradient
+    (`modeling_utils.py`, `enable_input_require_grads`), so that one reaches adapters
+    between frozen weights. Then the first layer runs backward like the others, and the
+    output keeps its gradient until the loss is let go of.
+    """
+    output = embedding(t, weight, shape)
+    if t.setting.checkpointing == "none":
+        return output
+    return t.require_gradient(output)
 
 
 def layer_norm(
@@ -265,7 +183,8 @@ def add(t: Tape, x: Tensor, y: Tensor) -> Tensor:
 def multiply(t: Tape, x: Tensor, y: Tensor) -> Tensor:
     """`x * y`: saves each factor where the other wants a gradient.
 
-    The gradient of a broadcast factor is made at full size, then summed.
+    The gradient of a broadcast factor is made at full size, then summed; that of a
+    factor in a narrower dtype is cast then.
     """
     shape = tuple(
         max(a, b)
@@ -276,13 +195,15 @@ def multiply(t: Tape, x: Tensor, y: Tensor) -> Tensor:
     saved = [a for a, b in ((x, y), (y, x)) if b.edge is not None]
     dtype = promote(x, y)
     full_bytes = ITEM_BYTES[dtype] * prod(shape)
-    is_reduced = any(
-        a.edge is not None and (a.shape != shape or a.dtype != dtype) for a in (x, y)
-    )
-    sums = [
-        full_bytes + sum_scratch_bytes(t, shape, a.shape, dtype)
+    reduced = [
+        a
         for a in (x, y)
-        if a.edge is not None and a.shape != shape and shape[-1:] == a.shape[-1:]
+        if a.edge is not None and (a.shape != shape or a.dtype != dtype)
+    ]
+    sums = [
+        sum_scratch_bytes(t, shape, a.shape, dtype)
+        for a in reduced
+        if a.shape != shape and shape[-1:] == a.shape[-1:]
     ]
     return t.apply(
         "mul",
@@ -290,8 +211,8 @@ def multiply(t: Tape, x: Tensor, y: Tensor) -> Tensor:
         shape,
         dtype,
         saved=saved,
-        backward_scratch_bytes=full_bytes if is_reduced else 0,
-        sum_scratch_bytes=max(sums, default=0),
+        backward_scratch_bytes=sum(full_bytes - a.num_bytes for a in reduced),
+        sum_scratch_bytes=full_bytes + max(sums, default=0) if reduced else 0,
     )
 
 

@@ -1,16 +1,35 @@
-"""Optimizers: the states they keep, and what a step needs for a moment.
+"""Optimizers: which there are, and the states they keep.
 
 Names are those of the Trainer (`transformers.training_args.OptimizerNames`) or short
-ones. Sources: `torch/optim/*.py` (2.14), `transformers/optimization.py` (5.23),
-bitsandbytes 0.50 `optim/optimizer.py`.
+ones. Sources: `torch/optim/*.py` (2.14), `transformers/optimization.py` and
+`trainer_optimizer.py` (5.23), bitsandbytes 0.50 `optim/optimizer.py`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from memplan.errors import UnknownNameError
-from memplan.formulas.allocator import block_bytes
 from memplan.formulas.tape import ITEM_BYTES, Parameter
+
+MIN_8BIT_ELEMENTS = 4096
+"""bitsandbytes keeps the states of smaller tensors in fp32 (`min_8bit_size`)."""
+BLOCK_ELEMENTS = 256
+"""Elements that share one fp32 maximum in an 8-bit state."""
+TABLE_BYTES = 1024
+"""The 256 fp32 values that 8-bit codes stand for (`create_dynamic_map`)."""
+MIN_PAGED_ELEMENTS = 100_000
+"""States of smaller tensors are not paged (`get_state_buffer`)."""
+
+MOMENTS = {
+    "adam": (1, 1),
+    "ademamix": (2, 1),
+    "adagrad": (1,),
+    "lion": (1,),
+    "momentum": (1,),
+    "rmsprop": (1,),
+    "sgd": (),
+}
+"""State tensors of an algorithm, each as a multiple of the parameter's elements."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,22 +38,34 @@ class Optimizer:
 
     name: str
     algorithm: str
-    """adam, sgd, momentum, adafactor, lion or rmsprop."""
+    """A key of MOMENTS, or adafactor, or torch_adafactor."""
     implementation: str
-    """foreach, fused, loop, or 8bit (bitsandbytes block-wise)."""
+    """foreach, fused, loop; or bitsandbytes' 32bit, 8bit."""
     is_paged: bool = False
+    """Large states are managed memory, outside PyTorch's allocator."""
+
+    @property
+    def starts_with_states(self) -> bool:
+        """Adagrad makes them when it is made, others in their first step."""
+        return self.algorithm == "adagrad"
 
 
 def find_optimizer(name: str) -> Optimizer:
     """The optimizer of that name, in either spelling.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is none, or it is not modelled.
     """
-    key = name.lower().replace("-", "_")
-    if key not in _OPTIMIZERS:
+    key = name.strip().lower().replace("-", "_")
+    if key in _OPTIMIZERS:
+        return _OPTIMIZERS[key]
+    if key not in NOT_MODELLED:
         raise UnknownNameError.of("optimizer", name, _OPTIMIZERS)
-    return _OPTIMIZERS[key]
+    closest = get_close_matches(key, _OPTIMIZERS, n=3, cutoff=0)
+    raise UnknownNameError(
+        f"The Trainer's optimizer {name!r} is not modelled.",
+        hint=f"The closest by name that are: {', '.join(closest)}.",
+    )
 
 
 def optimizer_names() -> tuple[str, ...]:
@@ -43,57 +74,93 @@ def optimizer_names() -> tuple[str, ...]:
 
 
 def state_tensors(optimizer: Optimizer, parameter: Parameter) -> list[int]:
-    """Bytes of each state of one trainable tensor, once the first step made them.
+    """Bytes of each state of one trainable tensor in PyTorch's allocator.
 
-    adam: two moments in the parameter's dtype, and a step count of 4 bytes where fused.
-    momentum and rmsprop: one. lion: one in fp32. adafactor: a row and a column of means
-    in fp32 for matrices, else one tensor. 8bit: uint8 moments with an fp32 maximum for
-    each 256 elements; tensors below 4096 elements stay in fp32.
+    torch: moments in the parameter's dtype, and a step count of 4 bytes where fused
+    (foreach and loop keep theirs on the host; accelerate moves Adagrad's). Adafactor
+    of transformers: a mean for each row and column of a matrix in fp32, else one for
+    each element, and the root mean square; torch's keeps them in the parameter's
+    dtype. bitsandbytes: fp32, or a byte an element with an fp32 maximum for each 256.
     """
+    moments = _moment_bytes(optimizer, parameter)
+    if optimizer.is_paged and parameter.num_elements >= MIN_PAGED_ELEMENTS:
+        moments = []
+    return moments + _constants(optimizer, parameter)
+
+
+def paged_state_bytes(optimizer: Optimizer, parameter: Parameter) -> int:
+    """Bytes of states of one tensor that the driver moves between host and device.
+
+    They are CUDA managed memory (`functional.py`, `get_paged`): on the device while
+    there is room, and in none of PyTorch's counters.
+    """
+    if not optimizer.is_paged or parameter.num_elements < MIN_PAGED_ELEMENTS:
+        return 0
+    return sum(_moment_bytes(optimizer, parameter))
+
+
+def table_tensors(optimizer: Optimizer, parameters: list[Parameter]) -> list[int]:
+    """What an optimizer keeps once for all tensors: the tables of 8-bit codes."""
+    if any(_has_8bit_states(optimizer, p) for p in parameters):
+        return [TABLE_BYTES] * len(MOMENTS[optimizer.algorithm])
+    return []
+
+
+def convention_bytes(optimizer: Optimizer) -> int:
+    """Bytes of states of one parameter as conventions count them.
+
+    Adam 8, with one moment 4, Adafactor 4, in 8 bits a quarter of that
+    (transformers, "Model training anatomy" and "GPU").
+    """
+    if optimizer.algorithm.endswith("adafactor"):
+        return 4
+    num_moments = sum(MOMENTS[optimizer.algorithm])
+    return num_moments * (1 if optimizer.implementation == "8bit" else 4)
+
+
+def _moment_bytes(optimizer: Optimizer, parameter: Parameter) -> list[int]:
+    """The states that are as large as the parameter, or its rows and columns."""
     num_elements = parameter.num_elements
-    size_bytes = num_elements * ITEM_BYTES[parameter.stored.dtype]
-    match optimizer.algorithm:
-        case "sgd":
-            return []
-        case "adafactor" if len(parameter.shape) >= 2:
-            rows = num_elements // parameter.shape[-1]
-            columns = num_elements // parameter.shape[-2]
-            return [4 * rows, 4 * columns]
-        case "adafactor":
-            return [4 * num_elements]
-        case "adam":
-            num_moments = 2
-        case _:
-            num_moments = 1
-    if optimizer.implementation == "8bit" and num_elements >= 4096:
-        return [num_elements, 4 * -(-num_elements // 256)] * num_moments
-    if optimizer.implementation == "8bit" or optimizer.algorithm == "lion":
-        return [4 * num_elements] * num_moments
-    step_count = [4] if optimizer.implementation == "fused" else []
-    return [size_bytes] * num_moments + step_count
+    item_bytes = ITEM_BYTES[parameter.stored.dtype]
+    match optimizer.algorithm, optimizer.implementation:
+        case "adafactor", _:
+            return [4 * n for n in factor_elements(parameter)]
+        case "torch_adafactor", _:
+            return [item_bytes * n for n in factor_elements(parameter)]
+        case _, "8bit" if _has_8bit_states(optimizer, parameter):
+            item_bytes = 1
+        case _, "8bit" | "32bit":
+            item_bytes = 4
+    return [item_bytes * num_elements * n for n in MOMENTS[optimizer.algorithm]]
 
 
-def step_bytes(optimizer: Optimizer, parameters: Sequence[Parameter]) -> int:
-    """Temporaries at the height of a step, for all trainable tensors of this rank.
+def _constants(optimizer: Optimizer, parameter: Parameter) -> list[int]:
+    """Small states beside the moments; paging leaves them in the allocator."""
+    if optimizer.algorithm in ("adafactor", "adagrad"):
+        return [4]
+    if optimizer.implementation == "fused" and MOMENTS[optimizer.algorithm]:
+        return [4]
+    if _has_8bit_states(optimizer, parameter):
+        num_blocks = -(-parameter.num_elements // BLOCK_ELEMENTS)
+        return [4 * num_blocks * n for n in MOMENTS[optimizer.algorithm]]
+    return []
 
-    foreach makes one list as large as all parameters (the denominators of Adam and
-    RMSprop). The loop makes two or three tensors as large as the largest. Fused, SGD
-    and block-wise kernels need none.
-    """
-    trained = [p for p in parameters if p.stored.is_trainable]
-    sizes = [p.num_elements * ITEM_BYTES[p.stored.dtype] for p in trained]
-    largest = max(sizes, default=0)
-    if optimizer.algorithm == "adafactor":
-        return 3 * max((4 * p.num_elements for p in trained), default=0)
-    if optimizer.algorithm in ("adam", "rmsprop"):
-        if optimizer.implementation == "foreach":
-            return sum(
-                block_bytes(size) * p.count
-                for size, p in zip(sizes, trained, strict=True)
-            )
-        if optimizer.implementation == "loop":
-            return 2 * block_bytes(largest)
-    return 0
+
+def factor_elements(parameter: Parameter) -> tuple[int, ...]:
+    """Elements of Adafactor's second moment: rows and columns of the last two axes."""
+    if len(parameter.shape) < 2:
+        return (parameter.num_elements,)
+    num_elements = parameter.num_elements
+    return num_elements // parameter.shape[-1], num_elements // parameter.shape[-2]
+
+
+def _has_8bit_states(optimizer: Optimizer, parameter: Parameter) -> bool:
+    """The Trainer asks for fp32 states of embeddings (`trainer.py`)."""
+    return (
+        optimizer.implementation == "8bit"
+        and parameter.num_elements >= MIN_8BIT_ELEMENTS
+        and not parameter.is_embedding
+    )
 
 
 def _known() -> dict[str, Optimizer]:
@@ -107,33 +174,64 @@ def _known() -> dict[str, Optimizer]:
         "adam": ("adam", "foreach"),
         "adam_fused": ("adam", "fused"),
         "adam_forloop": ("adam", "loop"),
+        "adagrad": ("adagrad", "foreach"),
         "sgd": ("sgd", "foreach"),
         "sgd_momentum": ("momentum", "foreach"),
         "rmsprop": ("rmsprop", "foreach"),
         "adafactor": ("adafactor", "loop"),
-        "lion": ("lion", "fused"),
-        "lion_32bit": ("lion", "fused"),
-        "lion_8bit": ("lion", "8bit"),
+        "torch_adafactor": ("torch_adafactor", "loop"),
         "adamw_8bit": ("adam", "8bit"),
         "adamw_bnb_8bit": ("adam", "8bit"),
+        "ademamix": ("ademamix", "32bit"),
+        "ademamix_8bit": ("ademamix", "8bit"),
+        "lion": ("lion", "32bit"),
+        "lion_32bit": ("lion", "32bit"),
+        "lion_8bit": ("lion", "8bit"),
+        "rmsprop_bnb": ("rmsprop", "32bit"),
+        "rmsprop_bnb_32bit": ("rmsprop", "32bit"),
+        "rmsprop_bnb_8bit": ("rmsprop", "8bit"),
     }
     known = {
         name: Optimizer(name=name, algorithm=algorithm, implementation=implementation)
         for name, (algorithm, implementation) in rows.items()
     }
-    for name, algorithm, implementation in (
-        ("paged_adamw_32bit", "adam", "fused"),
-        ("paged_adamw_8bit", "adam", "8bit"),
-        ("paged_lion_32bit", "lion", "fused"),
-        ("paged_lion_8bit", "lion", "8bit"),
+    for family, algorithm in (
+        ("adamw", "adam"),
+        ("ademamix", "ademamix"),
+        ("lion", "lion"),
     ):
-        known[name] = Optimizer(
-            name=name,
-            algorithm=algorithm,
-            implementation=implementation,
-            is_paged=True,
-        )
+        for bits in ("32bit", "8bit"):
+            name = f"paged_{family}_{bits}"
+            known[name] = Optimizer(
+                name=name, algorithm=algorithm, implementation=bits, is_paged=True
+            )
     return known
 
 
 _OPTIMIZERS = _known()
+
+NOT_MODELLED = frozenset(
+    (
+        "adalomo",
+        "adamw_anyprecision",
+        "adamw_torch_4bit",
+        "adamw_torch_8bit",
+        "adamw_torch_npu_fused",
+        "adamw_torch_xla",
+        "apollo_adamw",
+        "apollo_adamw_layerwise",
+        "galore_adafactor",
+        "galore_adafactor_layerwise",
+        "galore_adamw",
+        "galore_adamw_8bit",
+        "galore_adamw_8bit_layerwise",
+        "galore_adamw_layerwise",
+        "grokadamw",
+        "lomo",
+        "schedule_free_adamw",
+        "schedule_free_radam",
+        "schedule_free_sgd",
+        "stable_adamw",
+    )
+)
+"""Names of the Trainer that need a package or a device of their own."""

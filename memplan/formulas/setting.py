@@ -37,6 +37,8 @@ class Setting:
     checkpoint_every: int = 1
     """Of so many consecutive layers the first is checkpointed."""
     low_rank: LowRank | None = None
+    quantization: str = "none"
+    """How frozen linear layers are stored: none, int8 or nf4."""
     compute_capability: tuple[int, int] = (9, 0)
     num_sms: int = 132
     """Multiprocessors of the card: over so many a sum is split."""

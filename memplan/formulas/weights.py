@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
+from memplan.formulas.optimizers import Optimizer, convention_bytes
 from memplan.formulas.tape import ITEM_BYTES, Shape, Stored
 
 STORED_DTYPE = {
@@ -29,10 +30,20 @@ class Storing:
     trainable: tuple[str, ...]
     """Regular expressions searched in parameter names; LoRA adapters always train."""
     frozen_dtype: str
+    compute_dtype: str = "fp32"
+    """What a 4-bit weight is computed in (`bnb_4bit_compute_dtype`)."""
     quantization: str = "none"
     never_quantized: tuple[str, ...] = ("lm_head",)
+    computed_in: str | None = None
+    """What sharding casts all weights to, where it does."""
 
     def __call__(self, name: str, shape: Shape, is_linear: bool) -> Stored:
+        stored = self._stored(name, shape, is_linear)
+        if self.computed_in in (None, stored.dtype):
+            return stored
+        return replace(stored, dtype=self.computed_in, kept_dtype=stored.dtype)
+
+    def _stored(self, name: str, shape: Shape, is_linear: bool) -> Stored:
         num_elements = prod(shape)
         if ".lora_" in name:
             # PEFT keeps adapters in fp32 (`autocast_adapter_dtype`).
@@ -40,15 +51,18 @@ class Storing:
         if any(re.search(pattern, name) for pattern in self.trainable):
             return Stored(self.dtype, True, ITEM_BYTES[self.dtype] * num_elements)
         dtype = self.frozen_dtype
-        if (
-            is_linear
-            and self.quantization != "none"
-            and name.endswith(".weight")
-            and not any(part in name for part in self.never_quantized)
-        ):
-            size = quantized_bytes(self.quantization, shape)
-            return Stored(dtype, False, size, is_quantized=True)
+        if is_linear and self.quantization != "none" and not self._is_kept(name):
+            if name.endswith(".weight"):
+                size = quantized_bytes(self.quantization, shape)
+                return Stored(self.compute_dtype, False, size, is_quantized=True)
+            if self.quantization == "nf4":
+                # Linear4bit casts its bias for good when it first runs.
+                dtype = self.compute_dtype
         return Stored(dtype, False, ITEM_BYTES[dtype] * num_elements)
+
+    def _is_kept(self, name: str) -> bool:
+        """Whether transformers leaves the module as it is."""
+        return any(f".{part}." in f".{name}" for part in self.never_quantized)
 
 
 def quantized_bytes(quantization: str, shape: Shape) -> int:
@@ -77,24 +91,32 @@ class ModelStates:
 
 
 def states_by_convention(
-    accounting: str, precision: str, num_trainable: int, num_frozen: int
+    accounting: str,
+    precision: str,
+    optimizer: Optimizer,
+    num_trainable: int,
+    num_frozen: int = 0,
+    quantized_bytes: int = 0,
 ) -> ModelStates:
-    """Model states of Adam by a published convention, before sharding.
+    """Model states by a published convention, before sharding.
 
-    zero: 2 + 2 + 12 bytes (ZeRO, arXiv 1910.02054, section 3.1): fp16 weights and
-    gradients; fp32 master weights and two moments are the optimizer's. hf: 6 + 4 + 8
-    in mixed precision, 4 + 4 + 8 in fp32 (transformers, "Model training anatomy").
-    Frozen parameters cost their weight alone.
+    zero: 2 + 2 + 12 bytes of Adam (ZeRO, arXiv 1910.02054, section 3.1): fp16 weights
+    and gradients; fp32 master weights belong to the optimizer. hf: 6 + 4 + 8 in mixed
+    precision, 4 + 4 + 8 in fp32 (transformers, "Model training anatomy"). Frozen
+    parameters cost their weight alone, and what they take where they are quantized.
     """
+    per_parameter = convention_bytes(optimizer)
     if accounting == "zero":
         return ModelStates(
-            2 * (num_trainable + num_frozen), 2 * num_trainable, 12 * num_trainable
+            2 * (num_trainable + num_frozen) + quantized_bytes,
+            2 * num_trainable,
+            (4 + per_parameter) * num_trainable,
         )
     weight = 4 if precision in ("fp32", "tf32") else 6
     return ModelStates(
-        weight * num_trainable + min(weight, 4) * num_frozen,
+        weight * num_trainable + 4 * num_frozen + quantized_bytes,
         4 * num_trainable,
-        8 * num_trainable,
+        per_parameter * num_trainable,
     )
 
 

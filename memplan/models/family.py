@@ -25,12 +25,14 @@ class Family:
     """The longest sequence of a configuration; None where there is no limit."""
     num_layers: Callable[[Any], int]
     """Layers that pipeline parallelism divides."""
-    kv_bytes_per_token: Callable[[Any, int], int] = field(
-        default=lambda config, item: 0
-    )
-    """Bytes of the KV cache of one token, by bytes of an element."""
+    kv_bytes_per_token: Callable[[Any, int], int] | None = None
+    """Bytes of the KV cache of one token, by bytes of an element; None where the model
+    generates nothing."""
     lora_targets: tuple[str, ...] = ()
     """The linear layers PEFT adapts by default."""
+    never_quantized: tuple[str, ...] = ("lm_head",)
+    """Linear layers that transformers does not quantize: the output embeddings, what is
+    tied to them, and `_keep_in_fp32_modules` (`quantizers/base.py`)."""
     default_image_size: Callable[[Any], int] = field(default=lambda config: 0)
     check: Callable[[Any], None] = field(default=lambda config: None)
     """Raises ModelConfigError for a configuration that cannot be built."""

@@ -1,7 +1,7 @@
 """A gradient is summed to its tensor's shape after the function that made it."""
 
 from memplan.formulas.backward import run_backward
-from memplan.formulas.layers import linear
+from memplan.formulas.linear import linear
 from memplan.formulas.reductions import row_sum_bytes
 from memplan.formulas.setting import Setting
 from memplan.formulas.tape import Stored, Tape

@@ -13,10 +13,9 @@ from memplan.formulas.layers import (
     dropout,
     embedding,
     layer_norm,
-    linear,
-    matmul_weight,
     part,
 )
+from memplan.formulas.linear import linear, matmul_weight
 from memplan.formulas.loss import cross_entropy, keep_as_fp32, mean_squared_error
 from memplan.formulas.setting import Batch
 from memplan.formulas.tape import Tape, Tensor, Weight

@@ -9,7 +9,8 @@ size of the language model.
 from math import prod
 
 from memplan.errors import PlanError
-from memplan.formulas.layers import cast, embedding, linear
+from memplan.formulas.layers import cast, embedding
+from memplan.formulas.linear import linear
 from memplan.formulas.loss import keep_as_fp32
 from memplan.formulas.setting import Batch
 from memplan.formulas.tape import Tape, Tensor

@@ -19,9 +19,9 @@ from memplan.formulas.layers import (
     dropout,
     embedding,
     layer_norm,
-    linear,
     part,
 )
+from memplan.formulas.linear import linear
 from memplan.formulas.tape import Tape, Tensor
 from memplan.models.blip2.config import QFormerConfig
 
@@ -63,15 +63,17 @@ def with_text(
 ) -> Tensor:
     """`InstructBlipQFormerEmbeddings` before its norm: queries, then the instruction.
 
-    Where there is no instruction, its tables are declared and stay unused.
+    Where there is no instruction, its tables stay unused.
     """
     N, Q, D = query_embeds.shape
-    with t.scope("word_embeddings"):
-        words = t.weight("weight", (config.vocab_size, D))
-    with t.scope("position_embeddings"):
-        positions = t.weight("weight", (config.max_position_embeddings, D))
+    word_table = (config.vocab_size, D)
+    position_table = (config.max_position_embeddings, D)
     if not num_text_tokens:
+        t.unused_weight("word_embeddings.weight", word_table)
+        t.unused_weight("position_embeddings.weight", position_table)
         return query_embeds
+    words = t.weight("word_embeddings.weight", word_table)
+    positions = t.weight("position_embeddings.weight", position_table)
     embeddings = embedding(t, words, (N, num_text_tokens))
     position_embeddings = embedding(t, positions, (1, num_text_tokens))
     embeddings = add(t, embeddings, position_embeddings)
@@ -218,4 +220,4 @@ class Layer:
             ("output.LayerNorm.weight", (D,)),
             ("output.LayerNorm.bias", (D,)),
         ):
-            t.weight(name, shape)
+            t.unused_weight(name, shape)

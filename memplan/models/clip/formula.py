@@ -3,7 +3,8 @@
 Letters: B pairs of a picture and a text, P the size of the space they share.
 """
 
-from memplan.formulas.layers import cast, copy, linear, lower, multiply, upper
+from memplan.formulas.layers import cast, copy, lower, multiply, upper
+from memplan.formulas.linear import linear
 from memplan.formulas.loss import cross_entropy, keep_as_fp32
 from memplan.formulas.setting import Batch
 from memplan.formulas.tape import Tape, Tensor

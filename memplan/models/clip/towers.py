@@ -7,15 +7,8 @@ K size of a head.
 from dataclasses import dataclass
 
 from memplan.formulas.attention import attend
-from memplan.formulas.layers import (
-    activation,
-    add,
-    cast,
-    embedding,
-    layer_norm,
-    linear,
-    part,
-)
+from memplan.formulas.layers import activation, add, cast, embedding, layer_norm, part
+from memplan.formulas.linear import linear
 from memplan.formulas.tape import Tape, Tensor
 from memplan.formulas.vision import add_positions, patch_embedding, prepend_token
 from memplan.models.clip.config import TextConfig, VisionConfig

@@ -20,7 +20,8 @@ from memplan.formulas.convolution import (
     roi_align,
     upsample,
 )
-from memplan.formulas.layers import add, linear
+from memplan.formulas.layers import add
+from memplan.formulas.linear import linear
 from memplan.formulas.setting import Batch
 from memplan.formulas.tape import Tape, Tensor
 from memplan.models.pe_net.config import PENetConfig

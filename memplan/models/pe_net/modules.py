@@ -8,7 +8,8 @@ at their one use.
 from dataclasses import dataclass
 
 from memplan.formulas.convolution import relu, relu_in_place
-from memplan.formulas.layers import dropout, matmul_weight, upper
+from memplan.formulas.layers import dropout, upper
+from memplan.formulas.linear import matmul_weight
 from memplan.formulas.tape import Tape, Tensor, Weight
 
 

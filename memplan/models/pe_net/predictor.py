@@ -24,12 +24,12 @@ from memplan.formulas.layers import (
     copy,
     dropout,
     embedding,
-    linear,
     lower,
     multiply,
     part,
     upper,
 )
+from memplan.formulas.linear import linear
 from memplan.formulas.tape import Tape, Tensor
 from memplan.models.pe_net.config import PENetConfig
 from memplan.models.pe_net.losses import prototype_losses

@@ -7,15 +7,8 @@ D hidden size, H heads, K size of a head.
 from dataclasses import dataclass
 
 from memplan.formulas.attention import attend
-from memplan.formulas.layers import (
-    activation,
-    add,
-    cast,
-    dropout,
-    layer_norm,
-    linear,
-    part,
-)
+from memplan.formulas.layers import activation, add, cast, dropout, layer_norm, part
+from memplan.formulas.linear import linear
 from memplan.formulas.loss import cross_entropy, keep_as_fp32, mean_squared_error
 from memplan.formulas.setting import Batch
 from memplan.formulas.tape import Tape, Tensor
