@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 FAMILY_OF_MODEL_TYPE = {
     "bert": "bert",
     "clip": "clip",
+    "flamingo": "flamingo",
+    "gpt2": "gpt2",
     "llama": "llama",
     "mistral": "llama",
     "pe-net": "pe_net",

@@ -1,0 +1,54 @@
+"""GPT-2 and the models that share its config.json."""
+
+from dataclasses import dataclass
+
+from memplan.errors import ModelConfigError
+from memplan.formulas.layers import ACTIVATIONS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gpt2Config:
+    """The fields of a config.json that decide sizes, under their own names."""
+
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    n_inner: int | None = None
+    activation_function: str = "gelu_new"
+    resid_pdrop: float = 0.1
+    embd_pdrop: float = 0.1
+    attn_pdrop: float = 0.1
+    tie_word_embeddings: bool = True
+    add_cross_attention: bool = False
+    reorder_and_upcast_attn: bool = False
+    scale_attn_by_inverse_layer_idx: bool = False
+
+    @property
+    def inner_size(self) -> int:
+        return self.n_inner or 4 * self.n_embd
+
+
+def check(config: Gpt2Config) -> None:
+    """What cannot be built, and what moves memory and is not covered.
+
+    Raises:
+        ModelConfigError: the configuration is one of these.
+    """
+    if config.n_embd % config.n_head:
+        raise ModelConfigError(
+            f"n_embd {config.n_embd} is no multiple of {config.n_head} heads.",
+            hint="Correct n_head in its config.json.",
+        )
+    if config.activation_function not in ACTIVATIONS:
+        raise ModelConfigError(
+            f"The activation {config.activation_function!r} is not covered.",
+            hint=f"Covered: {', '.join(ACTIVATIONS)}.",
+        )
+    for name in ("add_cross_attention", "reorder_and_upcast_attn"):
+        if getattr(config, name):
+            raise ModelConfigError(
+                f"GPT-2 with {name} is not covered.",
+                hint="Use eager attention without it, or leave it out.",
+            )

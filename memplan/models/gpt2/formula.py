@@ -1,0 +1,115 @@
+"""GPT-2's forward pass, in the shape of transformers' `modeling_gpt2.py`.
+
+Letters: B batch, L sequence length, D hidden size, H heads, K size of a head.
+"""
+
+from dataclasses import dataclass
+
+from memplan.formulas.attention import attend, causal_mask
+from memplan.formulas.layers import (
+    activation,
+    add,
+    dropout,
+    embedding,
+    layer_norm,
+    token_embedding,
+)
+from memplan.formulas.linear import linear
+from memplan.formulas.loss import causal_lm_loss, last_token
+from memplan.formulas.setting import Batch
+from memplan.formulas.tape import Tape, Tensor
+from memplan.models.gpt2.config import Gpt2Config
+
+
+def forward(t: Tape, config: Gpt2Config, batch: Batch) -> Tensor:
+    """`GPT2LMHeadModel.forward` with labels: the loss."""
+    B, L = batch.size, batch.seq_len
+    with t.scope("transformer.wte"):
+        table = t.weight("weight", (config.vocab_size, config.n_embd))
+    hidden_states = transformer(t, config, token_embedding(t, table, (B, L)))
+    if not batch.has_labels:
+        hidden_states = last_token(t, hidden_states)
+    logits = linear(
+        t,
+        "lm_head",
+        hidden_states,
+        config.vocab_size,
+        bias=False,
+        weight=table if config.tie_word_embeddings else None,
+    )
+    if not batch.has_labels:
+        return logits
+    t.end_phase("forward")
+    return causal_lm_loss(t, logits)
+
+
+def transformer(t: Tape, config: Gpt2Config, inputs_embeds: Tensor) -> Tensor:
+    """`GPT2Model.forward` from the token embeddings on."""
+    L = inputs_embeds.shape[1]
+    with t.scope("transformer"):
+        position_ids = t.tensor((1, L), "int64")
+        with t.scope("wpe"):
+            positions = t.weight("weight", (config.n_positions, config.n_embd))
+        position_embeds = embedding(t, positions, (1, L))
+        hidden_states = add(t, inputs_embeds, position_embeds)
+        mask = causal_mask(t, (inputs_embeds.shape[0], L, L), inputs_embeds.dtype)
+        hidden_states = dropout(t, hidden_states, config.embd_pdrop)
+        hidden_states = t.layers(
+            "h", config.n_layer, Block(config, mask), hidden_states
+        )
+        del position_ids
+        return layer_norm(t, "ln_f", hidden_states)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """`GPT2Block`."""
+
+    config: Gpt2Config
+    mask: Tensor | None
+
+    def __call__(self, t: Tape, x: Tensor) -> Tensor:
+        residual = x
+        hidden_states = layer_norm(t, "ln_1", x)
+        attn_output = self.attention(t, hidden_states)
+        hidden_states = add(t, attn_output, residual)
+
+        residual = hidden_states
+        hidden_states = layer_norm(t, "ln_2", hidden_states)
+        feed_forward_hidden_states = self.mlp(t, hidden_states)
+        hidden_states = add(t, residual, feed_forward_hidden_states)
+        return hidden_states
+
+    def attention(self, t: Tape, x: Tensor) -> Tensor:
+        """`GPT2Attention`: one projection for query, key and value, then split."""
+        config = self.config
+        B, L, D = x.shape
+        heads = (B, config.n_head, L, D // config.n_head)
+        with t.scope("attn"):
+            fused = linear(t, "c_attn", x, 3 * D, transposed=True)
+            query, key, value = t.split(fused, [heads] * 3)
+            del fused
+            attn_output = attend(
+                t,
+                query,
+                key,
+                value,
+                mask=self.mask,
+                causal=True,
+                dropout_probability=config.attn_pdrop,
+                softmax_in_fp32=False,
+                casts_weights=True,
+            )
+            attn_output = linear(t, "c_proj", attn_output, D, transposed=True)
+            return dropout(t, attn_output, config.resid_pdrop)
+
+    def mlp(self, t: Tape, x: Tensor) -> Tensor:
+        """`GPT2MLP`."""
+        config = self.config
+        with t.scope("mlp"):
+            hidden_states = linear(t, "c_fc", x, config.inner_size, transposed=True)
+            hidden_states = activation(t, config.activation_function, hidden_states)
+            hidden_states = linear(
+                t, "c_proj", hidden_states, x.shape[-1], transposed=True
+            )
+            return dropout(t, hidden_states, config.resid_pdrop)
