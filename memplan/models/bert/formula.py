@@ -14,6 +14,7 @@ from memplan.formulas.layers import (
     embedding,
     layer_norm,
     part,
+    token_embedding,
 )
 from memplan.formulas.linear import linear, matmul_weight
 from memplan.formulas.loss import cross_entropy, keep_as_fp32, mean_squared_error
@@ -87,7 +88,7 @@ def embeddings(
     B, L = shape
     with t.scope("embeddings"):
         token_type_ids = t.tensor((1, L), "int64")
-        inputs_embeds = embedding(t, table, (B, L))
+        inputs_embeds = token_embedding(t, table, (B, L))
         with t.scope("token_type_embeddings"):
             types = t.weight("weight", (config.type_vocab_size, config.hidden_size))
         token_type_embeddings = embedding(t, types, (B, L))

@@ -4,7 +4,7 @@ Letters: B batch, L tokens of the encoder or the decoder, S keys, D d_model, H h
 K size of a head, V vocabulary.
 """
 
-from memplan.formulas.layers import dropout, embedding, scale
+from memplan.formulas.layers import dropout, scale, token_embedding
 from memplan.formulas.linear import linear
 from memplan.formulas.loss import cross_entropy, keep_as_fp32
 from memplan.formulas.setting import Batch
@@ -25,7 +25,7 @@ def forward(t: Tape, config: T5Config, batch: Batch) -> Tensor:
     loss, outputs = seq2seq(
         t,
         config,
-        embedding(t, shared, (batch.size, batch.seq_len)),
+        token_embedding(t, shared, (batch.size, batch.seq_len)),
         shared,
         batch.target_seq_len,
     )
@@ -99,7 +99,7 @@ def decoder(
     """`T5Stack.forward` of the decoder: [B, L, D]."""
     L, S = shape[1], encoder_hidden_states.shape[1]
     with t.scope("decoder"):
-        inputs_embeds = embedding(t, shared, shape)
+        inputs_embeds = token_embedding(t, shared, shape)
         hidden_states = dropout(t, inputs_embeds, config.dropout_rate)
         if hidden_states is inputs_embeds:
             hidden_states = t.view(inputs_embeds, inputs_embeds.shape)
