@@ -33,6 +33,8 @@ class VisionConfig:
     patch_size: int = 32
     hidden_act: str = "quick_gelu"
     attention_dropout: float = 0.0
+    projection_dim: int = 512
+    """Of a tower that brings its own projection; CLIP's is beside it."""
 
     @property
     def num_positions(self) -> int:

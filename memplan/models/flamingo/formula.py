@@ -1,0 +1,124 @@
+"""Flamingo's forward pass: a frozen tower, a resampler, gated blocks in a frozen LM.
+
+As in OpenFlamingo (`open_flamingo/src/flamingo.py`, `flamingo_lm.py`), on towers of
+transformers. Letters: B batch, T pictures of a sample, V features of a picture,
+N latents, L tokens, D width of what is spoken of.
+"""
+
+from memplan.errors import PlanError
+from memplan.formulas.layers import copy, lower
+from memplan.formulas.loss import causal_lm_loss
+from memplan.formulas.setting import Batch
+from memplan.formulas.tape import Body, Tape, Tensor
+from memplan.models.clip.towers import vision_model
+from memplan.models.flamingo.config import FlamingoConfig
+from memplan.models.flamingo.cross_attention import GatedBlock
+from memplan.models.flamingo.language import language_model
+from memplan.models.flamingo.nfnet import nfnet
+from memplan.models.flamingo.resampler import Resampler
+
+
+def batch_bytes(config: FlamingoConfig, batch: Batch) -> int:
+    """Pictures in fp32; token ids, attention mask and labels in int64."""
+    pictures = 4 * batch.images_per_sample * 3 * batch.image_size**2
+    return batch.size * (pictures + 3 * 8 * batch.seq_len)
+
+
+def forward(t: Tape, config: FlamingoConfig, batch: Batch) -> Tensor:
+    """`Flamingo.forward` with labels: the loss."""
+    media = visual_tokens(t, config, batch)
+    with t.scope("lang_encoder"):
+        hidden_states, logits = language_model(
+            t,
+            config.text_config,
+            batch,
+            lambda t, layer, x: conditioned_layers(t, config, media, layer, x),
+        )
+    if not batch.has_labels:
+        return logits
+    t.end_phase("forward")
+    loss = causal_lm_loss(t, logits)
+    del hidden_states
+    return loss
+
+
+def visual_tokens(t: Tape, config: FlamingoConfig, batch: Batch) -> Tensor:
+    """`_encode_vision_x`: the tower without gradients, then 64 tokens a picture.
+
+    Returns [B, T * N, width that the cross-attention reads].
+    """
+    B, T, size = batch.size, batch.images_per_sample, batch.image_size
+    vision_x = t.input((B * T, 3, size, size), "fp32")
+    with t.no_grad(), t.scope("vision_encoder"):
+        features = visual_features(t, config, vision_x)
+    check_frozen(t)
+    _, V, D = features.shape
+    x = t.view(features, (B, T, V, D))
+    del features
+    x = t.layers("perceiver", 1, Resampler(config), x)
+    N, width = config.resampler.num_latents, config.visual_size
+    media = t.view(x, (B, T * N, x.shape[-1]))
+    if config.is_paper:
+        # The paper does not say how 1536 become the width of its language model: a
+        # product with a matrix that its counts leave no room for, and nothing saved.
+        lowered = lower(t, media)
+        media = t.apply("project", (lowered,), (B, T * N, width), lowered.dtype)
+    return media
+
+
+def check_frozen(t: Tape) -> None:
+    """The tower keeps nothing for a backward pass, so nothing in it can be trained."""
+    for parameter in t.parameters.values():
+        if parameter.stored.is_trainable and parameter.name.startswith("vision_"):
+            raise PlanError(
+                "Flamingo's vision encoder runs without gradients: "
+                f"{parameter.name} cannot be trained.",
+                hint="Add --trainable '^perceiver,gated_cross_attn_layer', or a set of "
+                "the preset.",
+            )
+
+
+def visual_features(t: Tape, config: FlamingoConfig, vision_x: Tensor) -> Tensor:
+    """[B * T, V, D]: CLIP's patches without the class token, or the map of an NFNet."""
+    if config.nfnet_config is not None:
+        feature_map = nfnet(t, config.nfnet_config, vision_x)
+        BT, C, H, W = feature_map.shape
+        return copy(t, t.view(feature_map, (BT, H * W, C)))
+    assert config.vision_config is not None
+    patches, _ = vision_model(t, config.vision_config, vision_x)
+    if not config.is_paper:
+        # open_clip projects the class token as well, and nobody reads it.
+        width = config.vision_config.hidden_size
+        t.weight("proj", (width, config.vision_config.projection_dim))
+    BT, tokens, D = patches.shape
+    return t.view(patches, (BT, tokens - 1, D))
+
+
+def conditioned_layers(
+    t: Tape, config: FlamingoConfig, media: Tensor, layer: Body, x: Tensor
+) -> Tensor:
+    """The layers of the language model, with a gated block before every n-th.
+
+    The paper's first block is before layer 0, OpenFlamingo's before layer n - 1. A
+    frozen layer below the first block keeps no activations unless the embeddings are
+    trained. A block and the layers up to the next one are traced as one layer.
+    """
+    num_layers = config.text_config.num_hidden_layers
+    every = config.cross_attn_every_n_layers
+    block = GatedBlock(config, media)
+
+    def group_of(count: int) -> Body:
+        def group(t: Tape, x: Tensor) -> Tensor:
+            y = t.layers("gated_cross_attn_layer", 1, block, x)
+            return t.layers("decoder_layer", count, layer, y)
+
+        return group
+
+    num_before = 0 if config.is_paper else every - 1
+    num_groups, num_last = divmod(num_layers - num_before, every)
+    y = t.view(x, x.shape)
+    y = t.layers("first", num_before, layer, y)
+    y = t.stack("groups", num_groups, group_of(every), y, is_unit=False)
+    if num_last:
+        y = t.stack("last", 1, group_of(num_last), y, is_unit=False)
+    return y
