@@ -101,11 +101,11 @@ def matmul_weight(
         return _linear_4bit(t, x, weight, out_features)
     if weight.is_quantized:
         return _linear_8bit(t, x, weight, out_features)
-    lowered = lower(t, x)
+    # The last argument is cast first, and so its cast runs backward last.
+    offset = [] if bias is None else [lower(t, bias)]
     used = lower(t, weight)
-    inputs: list[Tensor] = [lowered, used]
-    if bias is not None:
-        inputs.append(lower(t, bias))
+    lowered = lower(t, x)
+    inputs: list[Tensor] = [lowered, used, *offset]
     saved = []
     if weight.edge is not None:
         saved.append(lowered)
