@@ -1,6 +1,5 @@
 """How far the closed form was from runs of the real PyTorch: the band of a report."""
 
-import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -25,6 +24,8 @@ class Accuracy:
 @cache
 def accuracy() -> Accuracy:
     """The shipped figures."""
+    import tomllib  # reading takes milliseconds; only an estimate needs it
+
     file = files("memplan.profiles") / "accuracy" / "rehearsed.toml"
     data = tomllib.loads(file.read_text(encoding="utf-8"))
     data["torch"] = tuple(data["torch"])

@@ -137,7 +137,7 @@ def test_output_file_that_cannot_be_written_leaves_nothing(memplan, tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("lama-2-7b",), "Did you mean llama-2-7b?"),
+        (("lama-2-7b",), "Did you mean llama-2-7b"),
         (("llama-2-7b", "--gpu", "a100-80"), "a100-80gb"),
         (("llama-2-7b", "--optim", "adamwx"), "adamw"),
         (("llama-2-7b", "--precision", "bf17"), "bf16"),

@@ -8,6 +8,7 @@ FAMILY = Family(
     name="pe_net",
     config_class=PENetConfig,
     forward=forward,
+    kv_bytes_per_token=lambda config, item_bytes: 0,
     inputs=("images",),
     max_seq_len=lambda config: None,
     num_layers=lambda config: 1,
