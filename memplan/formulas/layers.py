@@ -60,14 +60,16 @@ def sum_scratch_bytes(t: Tape, shape: Shape, target: Shape, dtype: str) -> int:
     )
 
 
-def embedding(t: Tape, weight: Weight, shape: Shape) -> Tensor:
+def embedding(
+    t: Tape, weight: Weight, shape: Shape, indices: Tensor | None = None
+) -> Tensor:
     """A row of the table for each index of `shape`.
 
-    Saved: the indices, which are the batch's own. Backward makes the dense gradient of
-    the table; above 3072 indices it sorts them first, with four int64 arrays of that
-    length, and adds up partial sums in fp32: one for each 10 indices, and one for each
-    row that can be among them, in multiples of 32 columns (`native/cuda/Embedding.cu`
-    and `EmbeddingBackwardKernel.cu`).
+    Saved: the indices, given where they are not the batch's own. Backward makes the
+    dense gradient of the table; above 3072 indices it sorts them first, with four int64
+    arrays of that length, and adds up partial sums in fp32: one for each 10 indices,
+    and one for each row that can be among them, in multiples of 32 columns
+    (`native/cuda/Embedding.cu` and `EmbeddingBackwardKernel.cu`).
     """
     t.mark_embedding(weight)
     rows = t.apply(
@@ -75,6 +77,7 @@ def embedding(t: Tape, weight: Weight, shape: Shape) -> Tensor:
         (weight,),
         (*shape, weight.shape[-1]),
         weight.dtype,
+        saved=() if indices is None else (indices,),
         backward_scratch_bytes=embedding_scratch_bytes(weight.shape, prod(shape)),
     )
     t.leave_table(weight)
@@ -252,8 +255,10 @@ def dropout(t: Tape, x: Tensor, probability: float) -> Tensor:
 def activation(t: Tape, name: str, x: Tensor) -> Tensor:
     """The activation function of an MLP by its transformers name."""
     match name:
-        case "gelu_new" | "gelu_fast" | "gelu_python_tanh":
+        case "gelu_new" | "gelu_python_tanh":
             return _gelu_new(t, x)
+        case "gelu_fast":
+            return _gelu_fast(t, x)
         case "relu2" | "squared_relu":
             return _squared_relu(t, x)
         case "quick_gelu":
@@ -278,11 +283,10 @@ ACTIVATIONS = (
     "relu2",
     "sigmoid",
     "silu",
-    "squared_relu",
     "swish",
     "tanh",
 )
-"""Names `activation` knows."""
+"""transformers' names that `activation` knows."""
 
 
 def _gelu_new(t: Tape, x: Tensor) -> Tensor:
@@ -292,6 +296,17 @@ def _gelu_new(t: Tape, x: Tensor) -> Tensor:
     """
     half = scale(t, x)
     squashed = _tanh(t, scale(t, add(t, x, scale(t, _power(t, x)))))
+    return multiply(t, half, scale(t, squashed))
+
+
+def _gelu_fast(t: Tape, x: Tensor) -> Tensor:
+    """FastGELUActivation, 0.5 x (1 + tanh(a x (1 + b x x))), in the input's dtype.
+
+    Saved: the input, 0.5 x, a x, b x, 1 + b x x, tanh, and 1 + tanh.
+    """
+    half = scale(t, x)
+    scaled = scale(t, x)
+    squashed = _tanh(t, multiply(t, scaled, scale(t, multiply(t, scale(t, x), x))))
     return multiply(t, half, scale(t, squashed))
 
 

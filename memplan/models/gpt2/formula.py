@@ -50,7 +50,7 @@ def transformer(t: Tape, config: Gpt2Config, inputs_embeds: Tensor) -> Tensor:
         position_ids = t.tensor((1, L), "int64")
         with t.scope("wpe"):
             positions = t.weight("weight", (config.n_positions, config.n_embd))
-        position_embeds = embedding(t, positions, (1, L))
+        position_embeds = embedding(t, positions, (1, L), position_ids)
         hidden_states = add(t, inputs_embeds, position_embeds)
         mask = causal_mask(t, (inputs_embeds.shape[0], L, L), inputs_embeds.dtype)
         hidden_states = dropout(t, hidden_states, config.embd_pdrop)

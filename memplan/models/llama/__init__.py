@@ -1,7 +1,7 @@
 """Llama, Mistral, Qwen2 and Qwen3."""
 
 from memplan.models.family import Family
-from memplan.models.llama.config import LlamaConfig
+from memplan.models.llama.config import LlamaConfig, check
 from memplan.models.llama.formula import forward
 
 FAMILY = Family(
@@ -15,4 +15,5 @@ FAMILY = Family(
         2 * config.num_hidden_layers * config.kv_heads * config.head_size * item_bytes
     ),
     lora_targets=("q_proj", "v_proj"),
+    check=check,
 )

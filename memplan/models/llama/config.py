@@ -2,6 +2,17 @@
 
 from dataclasses import dataclass
 
+from memplan.errors import ModelConfigError
+from memplan.formulas.layers import ACTIVATIONS
+
+ABSENT = 0
+"""A field that a config.json leaves out, where that is not the same as null."""
+
+KEY_VALUE_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
+"""What transformers takes where a config.json names none; Llama as many as heads."""
+
+OTHER_HEADS = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LlamaConfig:
@@ -13,7 +24,7 @@ class LlamaConfig:
     num_attention_heads: int
     vocab_size: int
     model_type: str = "llama"
-    num_key_value_heads: int | None = None
+    num_key_value_heads: int | None = ABSENT
     head_dim: int | None = None
     hidden_act: str = "silu"
     max_position_embeddings: int = 2048
@@ -21,27 +32,105 @@ class LlamaConfig:
     mlp_bias: bool = False
     attention_dropout: float = 0.0
     tie_word_embeddings: bool = False
-    sliding_window: int | None = None
-    use_sliding_window: bool | None = None
+    sliding_window: int | None = ABSENT
+    use_sliding_window: bool = False
+    """Of Qwen2 and Qwen3; Mistral's window is there unless it is null."""
+    max_window_layers: int = 28
+    """Layers before the first with a window."""
+    layer_types: tuple[str, ...] | None = None
+    architectures: tuple[str, ...] | None = None
 
     @property
     def kv_heads(self) -> int:
+        if self.num_key_value_heads == ABSENT:
+            return KEY_VALUE_HEADS.get(self.model_type, self.num_attention_heads)
         return self.num_key_value_heads or self.num_attention_heads
 
     @property
     def head_size(self) -> int:
+        if self.head_dim is None and self.model_type == "qwen3":
+            return 128
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @property
+    def window(self) -> int | None:
+        """Keys that a query sees, where not all before it."""
+        size = 4096 if self.sliding_window == ABSENT else self.sliding_window
+        if self.model_type == "mistral":
+            return size
+        return size if "sliding_attention" in self.types_of_layers else None
+
+    @property
+    def types_of_layers(self) -> frozenset[str]:
+        """`layer_types` of Qwen2 and Qwen3, each once."""
+        if self.model_type not in ("qwen2", "qwen3"):
+            return frozenset()
+        if self.layer_types is not None:
+            return frozenset(self.layer_types)
+        types = set()
+        if not self.use_sliding_window or self.max_window_layers > 0:
+            types.add("full_attention")
+        if self.use_sliding_window and self.max_window_layers < self.num_hidden_layers:
+            types.add("sliding_attention")
+        return frozenset(types)
+
+    @property
     def has_qkv_bias(self) -> bool:
-        """Qwen2 has biases on query, key and value alone."""
+        """Qwen2 has biases on query, key and value alone, Mistral none."""
+        if self.model_type == "mistral":
+            return False
         return self.attention_bias or self.model_type == "qwen2"
 
     @property
     def has_output_bias(self) -> bool:
-        return self.attention_bias and self.model_type != "qwen2"
+        return self.attention_bias and self.model_type in ("llama", "qwen3")
+
+    @property
+    def has_mlp_bias(self) -> bool:
+        return self.mlp_bias and self.model_type == "llama"
 
     @property
     def has_head_norms(self) -> bool:
         """Qwen3 normalises each head of query and key."""
         return self.model_type == "qwen3"
+
+
+def check(config: LlamaConfig) -> None:
+    """What cannot be built, and what moves memory and is not covered.
+
+    Raises:
+        ModelConfigError: the configuration is one of these.
+    """
+    if not config.head_dim and config.hidden_size % config.num_attention_heads:
+        raise ModelConfigError(
+            f"hidden_size {config.hidden_size} is no multiple of "
+            f"{config.num_attention_heads} heads.",
+            hint="Correct num_attention_heads in its config.json, or give a head_dim.",
+        )
+    if config.num_attention_heads % config.kv_heads:
+        raise ModelConfigError(
+            f"{config.num_attention_heads} heads cannot share {config.kv_heads} "
+            "key-value heads.",
+            hint="Correct num_key_value_heads in its config.json.",
+        )
+    if config.head_size % 2:
+        raise ModelConfigError(
+            f"Heads of {config.head_size} cannot be rotated: the size is odd.",
+            hint="Correct head_dim in its config.json.",
+        )
+    if config.hidden_act not in ACTIVATIONS:
+        raise ModelConfigError(
+            f"The activation {config.hidden_act!r} is not covered.",
+            hint=f"Covered: {', '.join(ACTIVATIONS)}.",
+        )
+    if len(config.types_of_layers) > 1:
+        raise ModelConfigError(
+            "Layers with a sliding window among layers without are not covered.",
+            hint='Set "use_sliding_window" to false in its config.json.',
+        )
+    for architecture in config.architectures or ():
+        if architecture.endswith(OTHER_HEADS):
+            raise ModelConfigError(
+                f"Training a {architecture} is not covered.",
+                hint='Set "architectures" in its config.json to a causal LM.',
+            )

@@ -5,16 +5,16 @@ Mistral, Qwen2 and Qwen3 differ in biases and in norms on the heads.
 
 from dataclasses import dataclass
 
-from memplan.formulas.attention import attend, rotary
+from memplan.formulas.attention import attend, causal_mask, rotary
 from memplan.formulas.layers import (
     activation,
     add,
-    embedding,
-    linear,
     multiply,
     rms_norm,
+    token_embedding,
 )
-from memplan.formulas.loss import causal_lm_loss
+from memplan.formulas.linear import linear
+from memplan.formulas.loss import causal_lm_loss, last_token
 from memplan.formulas.setting import Batch
 from memplan.formulas.tape import Tape, Tensor
 from memplan.models.llama.config import LlamaConfig
@@ -25,13 +25,17 @@ def forward(t: Tape, config: LlamaConfig, batch: Batch) -> Tensor:
     B, L = batch.size, batch.seq_len
     with t.scope("model.embed_tokens"):
         table = t.weight("weight", (config.vocab_size, config.hidden_size))
-    hidden_states = embedding(t, table, (B, L))
+    hidden_states = token_embedding(t, table, (B, L))
     hidden_states = decoder(t, config, hidden_states)
     with t.scope("lm_head"):
         shared = table if config.tie_word_embeddings else None
+    if not batch.has_labels:
+        hidden_states = last_token(t, hidden_states)
     logits = linear(
         t, "lm_head", hidden_states, config.vocab_size, bias=False, weight=shared
     )
+    if not batch.has_labels:
+        return logits
     t.end_phase("forward")
     return causal_lm_loss(t, logits)
 
@@ -39,17 +43,17 @@ def forward(t: Tape, config: LlamaConfig, batch: Batch) -> Tensor:
 def decoder(t: Tape, config: LlamaConfig, inputs_embeds: Tensor) -> Tensor:
     """`LlamaModel.forward` from the embeddings on: all layers and the last norm."""
     with t.scope("model"):
-        L = inputs_embeds.shape[1]
-        positions = t.tensor((1, L), "int64")
+        B, L, _ = inputs_embeds.shape
         dtype = inputs_embeds.dtype
+        positions = t.tensor((1, L), "int64")
+        mask = causal_mask(t, (B, L, L), dtype, config.window)
         cosines = t.tensor((1, 1, L, config.head_size), dtype)
         sines = t.tensor((1, 1, L, config.head_size), dtype)
-        layer = DecoderLayer(config, cosines, sines)
+        layer = DecoderLayer(config, mask, positions, cosines, sines)
         hidden_states = t.view(inputs_embeds, inputs_embeds.shape)
         hidden_states = t.layers(
             "layers", config.num_hidden_layers, layer, hidden_states
         )
-        del positions
         return rms_norm(t, "norm", hidden_states)
 
 
@@ -58,6 +62,9 @@ class DecoderLayer:
     """`LlamaDecoderLayer`."""
 
     config: LlamaConfig
+    mask: Tensor | None
+    positions: Tensor
+    """An argument of the layer, which a checkpoint of it holds too."""
     cosines: Tensor
     sines: Tensor
 
@@ -90,7 +97,8 @@ class DecoderLayer:
                 query,
                 key,
                 value,
-                causal=True,
+                mask=self.mask,
+                causal=self.mask is None,
                 dropout_probability=config.attention_dropout,
             )
             return linear(
@@ -116,7 +124,7 @@ class DecoderLayer:
 def mlp(t: Tape, config: LlamaConfig, x: Tensor) -> Tensor:
     """`LlamaMLP`: down(act(gate(x)) * up(x))."""
     with t.scope("mlp"):
-        bias = config.mlp_bias
+        bias = config.has_mlp_bias
         gate = activation(
             t,
             config.hidden_act,
