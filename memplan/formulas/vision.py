@@ -5,6 +5,7 @@ Letters: B images, C channels, P pixels of a patch's side, N patches, D hidden s
 
 from math import prod
 
+from memplan.errors import PlanError
 from memplan.formulas.layers import (
     add,
     concatenate,
@@ -28,9 +29,18 @@ def patch_embedding(
     """`nn.Conv2d` with kernel and stride of a patch, as [B, N, D].
 
     Saved: pixels and kernel, as autocast casts them, whichever wants a gradient.
+
+    Raises:
+        PlanError: the pictures are smaller than a patch.
     """
     B, C, height, width = pixel_values.shape
     rows, columns = height // patch_size[0], width // patch_size[1]
+    if not rows or not columns:
+        raise PlanError(
+            f"Pictures of {height} x {width} pixels have no patch of "
+            f"{patch_size[0]} x {patch_size[1]}.",
+            hint=f"Use --image-size {max(patch_size)} or more.",
+        )
     with t.scope(name):
         weight = t.weight("weight", (hidden_size, C, *patch_size))
         inputs = [lower(t, pixel_values), lower(t, weight)]

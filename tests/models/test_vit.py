@@ -73,6 +73,11 @@ def _ends(one, two):
     ]
 
 
+def test_a_picture_smaller_than_a_patch_is_refused(plan):
+    with pytest.raises(PlanError, match="8 x 8 pixels have no patch of 16 x 16"):
+        estimate(plan(image_size=8))
+
+
 def test_tokens_and_targets_are_refused(plan):
     with pytest.raises(PlanError, match="takes no target tokens"):
         estimate(plan(target_seq_len=16))
