@@ -29,7 +29,7 @@ FAMILY_OF_MODEL_TYPE = {
     "vit": "vit",
     "t5": "t5",
     "blip-2": "blip2",
-    "instructblip": "blip2",
+    "instructblip": "instructblip",
     "mmicl": "mmicl",
 }
 """The package under `memplan.models` that covers a config.json's model_type."""

@@ -11,6 +11,7 @@ FAMILY = Family(
     inputs=("tokens",),
     max_seq_len=lambda config: config.max_position_embeddings,
     num_layers=lambda config: config.num_hidden_layers,
+    never_quantized=("cls.predictions.decoder",),
     lora_targets=("query", "value"),
     check=check,
     batch_bytes=batch_bytes,

@@ -1,4 +1,4 @@
-"""BLIP-2 and InstructBLIP with a T5 language model."""
+"""BLIP-2 with a T5 language model."""
 
 from memplan.models.blip2.config import Blip2Config, check
 from memplan.models.blip2.formula import batch_bytes, forward
@@ -14,6 +14,7 @@ FAMILY = Family(
     kv_bytes_per_token=lambda config, item_bytes: (
         2 * config.text.decoder_layers * config.text.inner_size * item_bytes
     ),
+    never_quantized=("lm_head", "wo", "qformer"),
     lora_targets=("q", "v"),
     default_image_size=lambda config: config.vision_config.image_size,
     check=check,

@@ -14,6 +14,7 @@ FAMILY = Family(
     kv_bytes_per_token=lambda config, item_bytes: (
         2 * config.text.decoder_layers * config.text.inner_size * item_bytes
     ),
+    never_quantized=("lm_head", "wo"),
     lora_targets=("q", "v"),
     default_image_size=lambda config: config.vision_config.image_size,
     check=check,

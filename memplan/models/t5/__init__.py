@@ -14,6 +14,7 @@ FAMILY = Family(
     kv_bytes_per_token=lambda config, item_bytes: (
         2 * config.decoder_layers * config.inner_size * item_bytes
     ),
+    never_quantized=("lm_head", "wo"),
     lora_targets=("q", "v"),
     check=check,
     batch_bytes=batch_bytes,
