@@ -4,7 +4,7 @@ Verdict first, then where the bytes go, then what the figure rests on. Colour an
 are rich's, which leaves colour out where the output is no terminal or NO_COLOR is set.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from memplan.hardware import Gpu
 from memplan.report import MemoryReport
-from memplan.units import format_count, format_gib
+from memplan.units import GiB, format_count, format_gib
 from memplan.views.command import command_of
 from memplan.views.hints import next_command
 
@@ -33,7 +33,7 @@ BAR_WIDTH = 24
 
 def show_report(report: MemoryReport, console: Console | None = None) -> None:
     """Print a report."""
-    (console or Console(highlight=False)).print(render_report(report), soft_wrap=False)
+    _print(console, render_report(report))
 
 
 def render_report(report: MemoryReport) -> RenderableType:
@@ -82,92 +82,79 @@ def _facts(report: MemoryReport) -> RenderableType:
     peak, device = report.peak, report.device
     budget = report.headroom_bytes + peak.device_bytes
     share = 1 - report.plan.headroom_fraction
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
     trained = report.model.trainable_parameters
-    table.add_row(
-        "Model",
+    all_trained = trained == report.model.parameters
+    model = (
         f"{format_count(report.model.parameters)} parameters, "
-        + (
-            "all trained"
-            if trained == report.model.parameters
-            else f"{format_count(trained)} trained"
-        ),
+        f"{'all' if all_trained else format_count(trained)} trained"
     )
-    table.add_row("Peak", f"step {peak.step}, {peak.phase}, at {peak.module.strip()}")
-    table.add_row(
-        "Budget",
+    need = (
         f"{format_gib(device.total_bytes)} x {share:.0%} = {format_gib(budget)}; "
         f"context {format_gib(device.context_bytes)} + reserved "
-        f"{format_gib(peak.reserved_bytes)} = {format_gib(peak.device_bytes)}",
+        f"{format_gib(peak.reserved_bytes)} = {format_gib(peak.device_bytes)}"
     )
-    table.add_row(
-        "Band",
+    band = (
         f"{format_gib(report.band.low_bytes)} to {format_gib(report.band.high_bytes)} "
-        f"allocated: {report.band.basis}",
+        f"allocated: {report.band.basis}"
     )
-    for label, lines in (
+    return _labelled(
+        ("Model", [model]),
+        ("Peak", [f"step {peak.step}, {peak.phase}, at {peak.module.strip()}"]),
+        ("Budget", [need]),
+        ("Band", [band]),
         ("Assumed", report.assumptions),
         ("Not modelled", report.unsupported),
-    ):
-        for index, line in enumerate(lines):
-            table.add_row("" if index else label, Text(line))
-    table.add_row("Next", Text(next_command(report)))
-    return table
+        ("Next", [next_command(report)]),
+    )
 
 
 def show_every_gpu(
     reports: Sequence[MemoryReport], console: Console | None = None
 ) -> None:
     """Print one line a card for the same plan."""
-    table = Table(box=None, padding=(0, 2), pad_edge=False)
-    table.add_column("GPU", no_wrap=True)
-    for heading in ("memory", "needed", "to spare"):
-        table.add_column(heading, justify="right")
+    first = reports[0]
+    table = _table("GPU", "GiB", "needed", "to spare")
     table.add_column("")
     for report in reports:
         verdict = Text("fits", "green") if report.fits else Text("does not fit", "red")
         table.add_row(
             report.device.gpu,
-            format_gib(report.device.total_bytes),
-            format_gib(report.peak.device_bytes),
-            format_gib(report.headroom_bytes),
+            _gib(report.device.total_bytes),
+            _gib(report.peak.device_bytes),
+            _gib(report.headroom_bytes),
             verdict,
         )
-    console = console or Console(highlight=False)
-    first = reports[0]
-    console.print(
-        f"{first.model.name}, per GPU of {first.plan.num_gpus}, estimated; "
+    fitting = [report for report in reports if report.fits]
+    notes = _labelled(
+        (
+            "Not modelled",
+            dict.fromkeys(line for r in reports for line in r.unsupported),
+        ),
+        ("Next", [command_of(fitting[0].plan)] if fitting else []),
+    )
+    heading = (
+        f"{first.model.name}, per GPU of {first.plan.num_gpus}, {first.source}; "
         f"headroom {first.plan.headroom_fraction:.0%}"
     )
-    console.print(table)
-    for line in dict.fromkeys(line for r in reports for line in r.unsupported):
-        console.print(f"Not modelled  {line}", markup=False)
-    fitting = [report for report in reports if report.fits]
-    if fitting:
-        console.print(f"Next  {command_of(fitting[0].plan)}", markup=False)
+    _print(console, Group(Text(heading), Text(""), table, Text(""), notes))
 
 
 def show_gpus(gpus: Sequence[Gpu], console: Console | None = None) -> None:
     """Print the catalogue of cards."""
-    table = Table(box=None, padding=(0, 2), pad_edge=False)
-    table.add_column("GPU", no_wrap=True)
-    for heading in ("memory", "capability", "SMs", "GB/s", "bf16 TFLOP/s"):
-        table.add_column(heading, justify="right")
+    table = _table("GPU", "GiB", "capability", "SMs", "GB/s", "bf16 TFLOP/s")
     for gpu in gpus:
         capability = gpu.compute_capability
         bandwidth = gpu.memory_bandwidth_bytes_per_s
         rate = gpu.peak_flops.get("bf16")
         table.add_row(
             gpu.slug,
-            format_gib(gpu.total_bytes),
+            _gib(gpu.total_bytes),
             "?" if capability is None else f"{capability[0]}.{capability[1]}",
             "?" if gpu.num_sms is None else str(gpu.num_sms),
             "?" if bandwidth is None else f"{bandwidth / 1e9:.0f}",
             "-" if rate is None else f"{rate / 1e12:.0f}",
         )
-    (console or Console(highlight=False)).print(table)
+    _print(console, table)
 
 
 def show_models(
@@ -176,9 +163,7 @@ def show_models(
     console: Console | None = None,
 ) -> None:
     """Print the presets, and what else can be named."""
-    table = Table(box=None, padding=(0, 2), pad_edge=False)
-    table.add_column("model", no_wrap=True)
-    table.add_column("parameters", justify="right")
+    table = _table("model", "parameters")
     table.add_column("")
     for preset in presets:
         total = preset.get("parameters", {}).get("total")
@@ -187,10 +172,40 @@ def show_models(
             "?" if total is None else format_count(total),
             Text(preset.get("title", "")),
         )
-    console = console or Console(highlight=False)
-    console.print(table)
-    console.print(
-        "\nAlso any hub id, folder or config.json of the types "
-        f"{', '.join(model_types)}.",
-        markup=False,
+    also = (
+        f"Also any hub id, folder or config.json of the types {', '.join(model_types)}."
     )
+    _print(console, Group(table, Text(""), Text(also)))
+
+
+def _table(*headings: str) -> Table:
+    """Names on the left, figures on the right, and nothing between them."""
+    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
+    return table
+
+
+def _labelled(*rows: tuple[str, Iterable[str]]) -> Table:
+    """Labels on the left, each beside its lines."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for label, lines in rows:
+        for index, line in enumerate(lines):
+            table.add_row("" if index else label, Text(line))
+    return table
+
+
+def _gib(size_bytes: int) -> str:
+    """GiB of a column whose heading has the unit."""
+    return f"{size_bytes / GiB:.2f}"
+
+
+def _print(console: Console | None, renderable: RenderableType) -> None:
+    """Print without the blanks that fill rich's columns up."""
+    console = console or Console(highlight=False)
+    with console.capture() as captured:
+        console.print(renderable)
+    lines = (line.rstrip() for line in captured.get().splitlines())
+    console.file.write("\n".join(lines) + "\n")
