@@ -180,7 +180,7 @@ def show_models(
 
 def _table(*headings: str) -> Table:
     """Names on the left, figures on the right, and nothing between them."""
-    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="right" if index else "left", no_wrap=True)
     return table
