@@ -121,6 +121,21 @@ def bytes_per_token(D=512, F=2048):
     return 6 * (2 * norm + attention + mlp + keys_and_values) + norm + encoder_output
 
 
+def test_generation_caches_keys_and_values_of_prompt_and_answer(plan):
+    """Cross-attention keeps those of the prompt, self-attention those of the answer."""
+    report = estimate(
+        plan(
+            XL,
+            workload="generate",
+            precision="bf16-pure",
+            seq_len=512,
+            max_new_tokens=64,
+        )
+    )
+    cache = 2 * 24 * (32 * 64) * 2 * (512 + 64)
+    assert report.components.functionality_specific == cache
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

@@ -17,7 +17,7 @@ from memplan.formulas.tape import Tape, Tensor
 from memplan.models.blip2.config import Blip2Config
 from memplan.models.blip2.qformer import flat_part, qformer
 from memplan.models.blip2.vision import vision_model
-from memplan.models.t5.formula import seq2seq, shared_table
+from memplan.models.t5.formula import seq2seq, shared_table, target_len
 
 
 def batch_bytes(config: Blip2Config, batch: Batch) -> int:
@@ -29,7 +29,7 @@ def batch_bytes(config: Blip2Config, batch: Batch) -> int:
     num_text_tokens = instruction_len(config, batch)
     return (
         4 * num_pictures * 3 * batch.image_size**2
-        + 8 * batch.size * (batch.seq_len + batch.target_seq_len)
+        + 8 * batch.size * (batch.seq_len + target_len(batch))
         + 2 * 8 * num_pictures * num_text_tokens
     )
 
@@ -81,12 +81,10 @@ def captioning_loss(
         attention_mask = t.tensor((batch.size, batch.seq_len), "int64")
         language_model_inputs = cast(t, image_features, inputs_embeds.dtype)
         inputs_embeds = masked_scatter(t, inputs_embeds, language_model_inputs)
-        loss, outputs = seq2seq(
-            t, config.text, inputs_embeds, shared, batch.target_seq_len
-        )
+        loss, outputs = seq2seq(t, config.text, batch, inputs_embeds, shared, embedding)
     del attention_mask, language_model_inputs, image_features, inputs_embeds
     # The logits are returned twice: by the language model, and by this one.
-    keep_as_fp32(t, outputs[0], *outputs, qformer_outputs, *vision_outputs)
+    keep_as_fp32(t, *outputs[:1], *outputs, qformer_outputs, *vision_outputs)
     return loss
 
 

@@ -13,6 +13,7 @@ from memplan.formulas.setting import Batch
 from memplan.formulas.tape import Tape, Tensor
 from memplan.models.blip2.config import Blip2Config
 from memplan.models.blip2.formula import captioning_loss
+from memplan.models.t5.formula import target_len
 
 
 def forward(t: Tape, config: Blip2Config, batch: Batch) -> Tensor:
@@ -23,5 +24,5 @@ def forward(t: Tape, config: Blip2Config, batch: Batch) -> Tensor:
 def batch_bytes(config: Blip2Config, batch: Batch) -> int:
     """Pictures in fp32; in int64 prompt with mask, labels, and a mask of pictures."""
     num_pictures = batch.size * batch.images_per_sample
-    num_tokens = batch.size * (2 * batch.seq_len + batch.target_seq_len)
+    num_tokens = batch.size * (2 * batch.seq_len + target_len(batch))
     return 4 * num_pictures * 3 * batch.image_size**2 + 8 * (num_tokens + num_pictures)

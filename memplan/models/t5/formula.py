@@ -4,11 +4,13 @@ Letters: B batch, L tokens of the encoder or the decoder, S keys, D d_model, H h
 K size of a head, V vocabulary.
 """
 
+from collections.abc import Callable
+
 from memplan.formulas.layers import dropout, scale, token_embedding
 from memplan.formulas.linear import linear
 from memplan.formulas.loss import cross_entropy, keep_as_fp32
 from memplan.formulas.setting import Batch
-from memplan.formulas.tape import Tape, Tensor, Weight
+from memplan.formulas.tape import Shape, Tape, Tensor, Weight
 from memplan.models.t5.blocks import (
     DecoderBlock,
     EncoderBlock,
@@ -18,6 +20,8 @@ from memplan.models.t5.blocks import (
 )
 from memplan.models.t5.config import T5Config
 
+Embed = Callable[[Tape, Weight, Shape], Tensor]
+
 
 def forward(t: Tape, config: T5Config, batch: Batch) -> Tensor:
     """`T5ForConditionalGeneration.forward` with labels: the loss."""
@@ -25,9 +29,10 @@ def forward(t: Tape, config: T5Config, batch: Batch) -> Tensor:
     loss, outputs = seq2seq(
         t,
         config,
+        batch,
         token_embedding(t, shared, (batch.size, batch.seq_len)),
         shared,
-        batch.target_seq_len,
+        token_embedding,
     )
     keep_as_fp32(t, *outputs)
     return loss
@@ -35,7 +40,12 @@ def forward(t: Tape, config: T5Config, batch: Batch) -> Tensor:
 
 def batch_bytes(config: T5Config, batch: Batch) -> int:
     """Token ids of the encoder, and labels of the decoder, as int64."""
-    return 8 * batch.size * (batch.seq_len + batch.target_seq_len)
+    return 8 * batch.size * (batch.seq_len + target_len(batch))
+
+
+def target_len(batch: Batch) -> int:
+    """Tokens of the decoder: generation runs it once for each, with a cache."""
+    return batch.target_seq_len if batch.has_labels else 1
 
 
 def shared_table(t: Tape, config: T5Config) -> Weight:
@@ -45,18 +55,24 @@ def shared_table(t: Tape, config: T5Config) -> Weight:
 
 
 def seq2seq(
-    t: Tape, config: T5Config, inputs_embeds: Tensor, shared: Weight, target_len: int
+    t: Tape,
+    config: T5Config,
+    batch: Batch,
+    inputs_embeds: Tensor,
+    shared: Weight,
+    embed: Embed,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """From the encoder's embeddings on: the loss, without an upcast of the logits.
 
-    With it are returned the logits and the encoder's output.
+    With it are returned the logits and the encoder's output. `embed` looks up what the
+    decoder reads.
     """
-    B = inputs_embeds.shape[0]
     encoder_last_hidden_state = encoder(t, config, inputs_embeds)
     del inputs_embeds
-    decoder_input_ids = t.tensor((B, target_len), "int64")
+    shape = (batch.size, target_len(batch))
+    decoder_input_ids = t.tensor(shape, "int64")
     decoder_last_hidden_state = decoder(
-        t, config, (B, target_len), shared, encoder_last_hidden_state
+        t, config, embed(t, shared, shape), encoder_last_hidden_state
     )
     sequence_output = decoder_last_hidden_state
     if config.tie_word_embeddings:
@@ -65,6 +81,8 @@ def seq2seq(
     lm_logits = linear(
         t, "lm_head", sequence_output, config.vocab_size, bias=False, weight=head
     )
+    if not batch.has_labels:
+        return lm_logits, ()
     t.end_phase("forward")
     loss = cross_entropy(t, lm_logits)
     del decoder_input_ids
@@ -90,16 +108,11 @@ def encoder(t: Tape, config: T5Config, inputs_embeds: Tensor) -> Tensor:
 
 
 def decoder(
-    t: Tape,
-    config: T5Config,
-    shape: tuple[int, int],
-    shared: Weight,
-    encoder_hidden_states: Tensor,
+    t: Tape, config: T5Config, inputs_embeds: Tensor, encoder_hidden_states: Tensor
 ) -> Tensor:
-    """`T5Stack.forward` of the decoder: [B, L, D]."""
-    L, S = shape[1], encoder_hidden_states.shape[1]
+    """`T5Stack.forward` of the decoder, after its embedding: [B, L, D]."""
+    L, S = inputs_embeds.shape[1], encoder_hidden_states.shape[1]
     with t.scope("decoder"):
-        inputs_embeds = token_embedding(t, shared, shape)
         hidden_states = dropout(t, inputs_embeds, config.dropout_rate)
         if hidden_states is inputs_embeds:
             hidden_states = t.view(inputs_embeds, inputs_embeds.shape)
