@@ -6,17 +6,24 @@ KERNELS = ("auto", "eager", "math", "efficient", "flash", "cudnn")
 """Attention kernels a plan can ask for; auto is PyTorch's own choice."""
 
 
+ALL_LINEAR = "all-linear"
+"""PEFT's name for every linear layer but the output embeddings."""
+OUTPUT_EMBEDDINGS = "lm_head"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LowRank:
     """LoRA adapters beside linear layers."""
 
     rank: int
     targets: tuple[str, ...]
-    """Module names, matched at the end of the path as PEFT does."""
+    """Module names, matched at the end of the path as PEFT does; or all-linear."""
     dropout: float = 0.0
 
     def matches(self, place: str) -> bool:
         """Whether the linear layer at `place` gets an adapter."""
+        if ALL_LINEAR in self.targets:
+            return not f".{place}".endswith(f".{OUTPUT_EMBEDDINGS}")
         return any(
             place == target or place.endswith(f".{target}") for target in self.targets
         )
