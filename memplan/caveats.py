@@ -7,6 +7,7 @@ modelled is named here, never dropped in silence.
 from memplan.accuracy import fragmentation_line
 from memplan.card import NEWEST_TORCH
 from memplan.formulas.optimizers import find_optimizer
+from memplan.formulas.weights import STORED_DTYPE
 from memplan.models import Model
 from memplan.plan import TrainingPlan
 from memplan.step import batch_of
@@ -42,6 +43,10 @@ def assumptions_of(
         lines.append(f"constants of torch {newest}, the newest that are known")
     if plan.offload_optimizer or plan.offload_parameters:
         lines.append("what is offloaded takes no GPU memory between its uses")
+    if plan.quantization != "none":
+        lines.append(_quantized_base(plan, model))
+    if plan.workload == "train" and find_optimizer(plan.optim).decays_gradients:
+        lines.append(f"no weight decay: for it {plan.optim} would copy the gradients")
     return (*lines, *model.notes)
 
 
@@ -58,9 +63,27 @@ def unsupported_of(plan: TrainingPlan) -> tuple[str, ...]:
             "paged optimizer states: unified memory outside the allocator, on the card "
             "as long as there is room"
         )
+    if plan.quantization == "int8":
+        lines.append(
+            "LLM.int8's outlier columns, multiplied apart: how many depends on the data"
+        )
     if plan.attn_implementation in ("auto", "cudnn"):
         lines.append("cuDNN attention workspaces beyond dq in fp32")
     return tuple(lines)
+
+
+def _quantized_base(plan: TrainingPlan, model: Model) -> str:
+    """The recipe of a quantized base: PEFT's preparation casts the rest to fp32."""
+    others = model.frozen_dtype or STORED_DTYPE[plan.precision]
+    how = (
+        "as prepare_model_for_kbit_training leaves them"
+        if others == "fp32"
+        else "as they were loaded"
+    )
+    return (
+        f"linear layers in {plan.quantization} with bitsandbytes' defaults in "
+        f"transformers; other weights in {others}, {how}"
+    )
 
 
 def _assumed_sizes(plan: TrainingPlan, model: Model) -> str:

@@ -49,6 +49,11 @@ class Optimizer:
         """Adagrad makes them when it is made, others in their first step."""
         return self.algorithm == "adagrad"
 
+    @property
+    def decays_gradients(self) -> bool:
+        """Whether weight decay makes a list of gradients: not where it is decoupled."""
+        return self.implementation == "foreach" and not self.name.startswith("adamw")
+
 
 def find_optimizer(name: str) -> Optimizer:
     """The optimizer of that name, in either spelling.
