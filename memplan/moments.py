@@ -35,7 +35,7 @@ def moments_of(step: Step, workspace_bytes: int) -> list[Moment]:
         states = step.optimizer_states if has_states else step.first_states
         states_requested = states.requested_bytes
         states_blocks = states.block_bytes
-        left = step.gradients if step.gradients_exist else None
+        left = step.left_gradients
         fixed_requested = (
             step.weights.requested_bytes
             + step.averaged_weights.requested_bytes
@@ -50,8 +50,8 @@ def moments_of(step: Step, workspace_bytes: int) -> list[Moment]:
         )
         for phase in step.phases:
             at, end = phase.peak.at, phase.end
-            gradients = at.gradient_bytes + (left.requested_bytes if left else 0)
-            blocks = left.block_bytes if left else 0
+            gradients = at.gradient_bytes + left.requested_bytes
+            blocks = left.block_bytes
             allocated = fixed_blocks + states_blocks + blocks + at.block_bytes
             moments.append(
                 _moment(

@@ -1,14 +1,23 @@
 """One training step of a plan on the tape: what is alive, phase by phase."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from memplan.errors import PlanError, UnknownNameError
 from memplan.formulas.allocator import block_bytes
 from memplan.formulas.backward import run_backward
-from memplan.formulas.optimizers import Optimizer, state_tensors, step_bytes
-from memplan.formulas.setting import Batch, LowRank, Setting
-from memplan.formulas.sharding import Sharder
+from memplan.formulas.ddp import Ddp, ZeroRedundancy
+from memplan.formulas.deepspeed import DeepSpeed
+from memplan.formulas.fsdp2 import Fsdp2
+from memplan.formulas.optimizer_step import clip_tensors, step_tensors
+from memplan.formulas.optimizers import (
+    Optimizer,
+    paged_state_bytes,
+    state_tensors,
+    table_tensors,
+)
+from memplan.formulas.setting import ALL_LINEAR, Batch, LowRank, Setting
+from memplan.formulas.sharding import Sharder, Tensors, trained
 from memplan.formulas.tape import ITEM_BYTES, Parameter, Phase, Tape, Totals
 from memplan.formulas.weights import (
     AUTOCAST_DTYPE,
@@ -34,6 +43,20 @@ class Held:
             self.block_bytes + count * block_bytes(requested_bytes),
         )
 
+    def with_all(self, tensors: Iterable[tuple[int, int]]) -> "Held":
+        """With all of (bytes, how many)."""
+        held = self
+        for size_bytes, count in tensors:
+            held = held.plus(size_bytes, count)
+        return held
+
+    def and_(self, other: "Held") -> "Held":
+        """Both together."""
+        return Held(
+            self.requested_bytes + other.requested_bytes,
+            self.block_bytes + other.block_bytes,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -42,14 +65,22 @@ class Step:
     parameters: tuple[Parameter, ...]
     weights: Held
     gradients: Held
+    left_gradients: Held
+    """Gradients that are held when the step's last micro-batch begins."""
+    first_states: Held
+    """States from before the first step: fp32 master weights, sums of Adagrad."""
     optimizer_states: Held
     optimizer_temporaries: Held
+    paged_bytes: int
+    """States in managed memory, outside the allocator."""
     buffers: Held
     """The batch, and what sharding keeps through the whole step."""
     averaged_weights: Held
     phases: tuple[Phase, ...]
-    gradients_exist: bool
-    """Whether an earlier micro-batch has left gradients when the step's last begins."""
+    notes: tuple[str, ...] = ()
+    """What sharding takes for granted."""
+    unsupported: tuple[str, ...] = ()
+    """What sharding does with memory that is not counted."""
 
     @property
     def num_parameters(self) -> int:
@@ -79,12 +110,13 @@ def trace_step(
     sharder = sharder_of(plan)
     patterns = _trainable_patterns(plan, model)
     tape = Tape(
-        policy=_storing(plan, model, patterns),
-        setting=_setting(plan, model, compute_capability, torch_version, num_sms),
-        unit_bytes=sharder.unit_bytes,
-        gradient_shards=sharder.gradient_shards,
+        policy=_storing(plan, model, sharder, patterns),
+        setting=_setting(
+            plan, model, sharder, compute_capability, torch_version, num_sms
+        ),
     )
     gradients_exist = plan.gradient_accumulation_steps > 1
+    tape.gathering = sharder.gathering(gradients_exist)
     if plan.workload == "generate":
         with tape.no_grad():
             model.family.forward(tape, model.config, batch)
@@ -92,11 +124,12 @@ def trace_step(
     else:
         loss = model.family.forward(tape, model.config, batch)
         tape.exit_autocast()
+        tape.gathering.end_forward(tape)
         tape.end_phase("loss")
         run_backward(tape, loss, gradients_exist=gradients_exist)
         tape.end_phase("backward")
     parameters = tuple(tape.parameters.values())
-    _check_trainable(plan, parameters, patterns)
+    _check_trainable(plan, model, parameters, patterns)
     return _sized(plan, model, batch, optimizer, sharder, tape, parameters)
 
 
@@ -110,6 +143,10 @@ def batch_of(plan: TrainingPlan, model: Model) -> Batch:
             f"A sequence of {seq_len} tokens is longer than {model.name} allows "
             f"({limit}).",
             hint=f"Use --seq-len {limit} or less.",
+        )
+    if plan.workload == "generate" and family.kv_bytes_per_token is None:
+        raise PlanError(
+            f"{model.name} generates no tokens.", hint="Leave --workload out."
         )
     for name, wanted in (
         ("images_per_sample", "images"),
@@ -136,16 +173,29 @@ def batch_of(plan: TrainingPlan, model: Model) -> Batch:
 
 def sharder_of(plan: TrainingPlan) -> Sharder:
     """Who shards what, over the data-parallel ranks."""
-    return Sharder(
-        implementation=plan.sharding if plan.zero_stage else "ddp",
-        stage=plan.zero_stage,
-        num_ranks=plan.data_parallel,
+    num_ranks = plan.data_parallel
+    if plan.zero_stage and plan.sharding == "deepspeed":
+        return DeepSpeed(
+            num_ranks=num_ranks,
+            stage=plan.zero_stage,
+            offloads_optimizer=plan.offload_optimizer,
+            offloads_parameters=plan.offload_parameters,
+        )
+    if plan.zero_stage == 0 or num_ranks == 1:
+        return Ddp(num_ranks=num_ranks)
+    if plan.zero_stage == 1:
+        return ZeroRedundancy(num_ranks=num_ranks)
+    return Fsdp2(
+        num_ranks=num_ranks,
+        reshards_after_forward=plan.zero_stage == 3,
+        offloads=plan.offload_parameters,
     )
 
 
 def _setting(
     plan: TrainingPlan,
     model: Model,
+    sharder: Sharder,
     compute_capability: tuple[int, int],
     torch_version: tuple[int, int],
     num_sms: int,
@@ -159,12 +209,13 @@ def _setting(
         )
     mode, every = plan.checkpointing
     return Setting(
-        autocast=AUTOCAST_DTYPE.get(plan.precision),
+        autocast=AUTOCAST_DTYPE.get(plan.precision) if sharder.runs_autocast else None,
         is_training=plan.workload == "train",
         attention=plan.attn_implementation,
         checkpointing=mode,
         checkpoint_every=every,
         low_rank=low_rank,
+        quantization=plan.quantization,
         compute_capability=compute_capability,
         torch_version=torch_version,
         num_sms=num_sms,
@@ -205,28 +256,34 @@ def _known_sets(model: Model) -> str:
     return f"Known sets: {', '.join(names)}."
 
 
-def _storing(plan: TrainingPlan, model: Model, patterns: tuple[str, ...]) -> Storing:
+def _storing(
+    plan: TrainingPlan, model: Model, sharder: Sharder, patterns: tuple[str, ...]
+) -> Storing:
     dtype = STORED_DTYPE[plan.precision]
+    low = None if sharder.runs_autocast else AUTOCAST_DTYPE.get(plan.precision)
+    if low is not None and not sharder.keeps_fp32:
+        dtype = low
     return Storing(
         dtype=dtype,
         trainable=patterns,
         frozen_dtype=model.frozen_dtype or dtype,
+        compute_dtype=AUTOCAST_DTYPE.get(plan.precision, dtype),
         quantization=plan.quantization,
+        never_quantized=model.family.never_quantized,
+        computed_in=low,
     )
 
 
 def _check_trainable(
-    plan: TrainingPlan, parameters: Sequence[Parameter], patterns: tuple[str, ...]
+    plan: TrainingPlan,
+    model: Model,
+    parameters: Sequence[Parameter],
+    patterns: tuple[str, ...],
 ) -> None:
     """Every pattern, and every LoRA target, must have found something."""
     names = [p.name for p in parameters]
     if plan.trainable == "lora":
-        for target in plan.lora_targets:
-            if not any(f".{target}.lora_A" in f".{name}" for name in names):
-                linear = {
-                    name.split(".")[-2] for name in names if name.endswith(".weight")
-                }
-                raise UnknownNameError.of("LoRA target", target, linear)
+        _check_adapters(plan.lora_targets, model, parameters)
     for pattern in patterns:
         if not matches_any((pattern,), names):
             raise UnknownNameError.of(
@@ -234,6 +291,29 @@ def _check_trainable(
                 pattern,
                 {n.rsplit(".", 1)[0] for n in names},
             )
+
+
+def _check_adapters(
+    targets: tuple[str, ...], model: Model, parameters: Sequence[Parameter]
+) -> None:
+    """Every target must be a linear layer of the model's."""
+    adapted = [p.name for p in parameters if ".lora_A." in p.name]
+    linear = {
+        p.name.split(".")[-2]
+        for p in parameters
+        if p.name.endswith(".weight") and len(p.shape) == 2 and not p.is_embedding
+        if ".lora_" not in p.name
+    }
+    for target in targets:
+        if target == ALL_LINEAR and adapted:
+            continue
+        if not any(f".{target}.lora_A" in f".{name}" for name in adapted):
+            raise UnknownNameError.of("LoRA target", target, linear)
+    if not adapted:
+        raise PlanError(
+            f"{model.name} has no linear layers that LoRA adapts by default.",
+            hint=f"Name some with --lora-targets: {', '.join(sorted(linear))}.",
+        )
 
 
 def _sized(
@@ -246,55 +326,82 @@ def _sized(
     parameters: tuple[Parameter, ...],
 ) -> Step:
     """Sum what stands still, as this rank holds it."""
-    weights = gradients = states = averaged = Held()
-    trained_bytes = 0
-    for parameter in parameters:
-        weights = weights.plus(
-            sharder.weight_bytes(parameter.stored.num_bytes), parameter.count
-        )
-        if not parameter.stored.is_trainable:
-            continue
-        trained_bytes += parameter.stored.num_bytes * parameter.count
-        gradients = gradients.plus(
-            sharder.gradient_bytes(parameter.stored.num_bytes), parameter.count
-        )
-        if plan.precision == "fp16-master":
-            master = sharder.state_bytes(4 * parameter.num_elements)
-            states = states.plus(master, parameter.count)
-        for size_bytes in state_tensors(optimizer, parameter):
-            states = states.plus(sharder.state_bytes(size_bytes), parameter.count)
-        if plan.ema:
-            averaged = averaged.plus(4 * parameter.num_elements, parameter.count)
+    gradients_exist = plan.gradient_accumulation_steps > 1
+    averaged = Held()
+    weights = Held().with_all(sharder.weights(parameters))
+    gradients = Held().with_all(sharder.gradients(parameters))
+    left = Held().with_all(sharder.left_gradients(parameters, gradients_exist))
     buffers = Held().plus(_batch_bytes(model, batch))
-    item_bytes = ITEM_BYTES[STORED_DTYPE[plan.precision]]
-    buffers = buffers.plus(sharder.constant_bytes(trained_bytes, item_bytes))
+    buffers = buffers.with_all(sharder.buffers(parameters))
+    if plan.ema:
+        for parameter in trained(parameters):
+            averaged = averaged.plus(4 * parameter.num_elements, parameter.count)
     if plan.workload == "generate":
         cache_item = ITEM_BYTES[AUTOCAST_DTYPE.get(plan.precision, "fp32")]
         if plan.precision in ("bf16-pure", "fp16-master"):
             cache_item = 2
+        assert model.family.kv_bytes_per_token is not None
         per_token = model.family.kv_bytes_per_token(model.config, cache_item)
         tokens = batch.seq_len + plan.max_new_tokens
         averaged = averaged.plus(per_token * tokens * batch.size)
-        gradients = states = Held()
-    if plan.offload_optimizer:
-        states = Held()
-    if plan.offload_parameters:
-        weights = Held()
-    temporaries = Held()
+        gradients = left = Held()
+    states = temporaries = masters = Held()
+    paged_bytes = 0
     if plan.workload == "train" and not plan.offload_optimizer:
-        size = sharder.state_bytes(step_bytes(optimizer, parameters))
-        temporaries = Held(size, size)
+        updated = _as_updated(plan, sharder.updated(parameters))
+        states = _states(optimizer, updated)
+        stepped = _as_updated(plan, sharder.stepped(parameters))
+        own = _step_tensors(plan, optimizer, stepped)
+        temporaries = Held().with_all(sharder.step_temporaries(parameters, own))
+        masters = masters.with_all(sharder.masters(parameters))
+        if plan.precision == "fp16-master" and sharder.keeps_fp32:
+            for parameter in updated:
+                masters = masters.plus(4 * parameter.num_elements, parameter.count)
+        paged_bytes = sum(paged_state_bytes(optimizer, p) * p.count for p in updated)
     return Step(
         parameters=parameters,
         weights=weights,
         gradients=gradients,
-        optimizer_states=states,
+        left_gradients=left,
+        first_states=masters.and_(states) if optimizer.starts_with_states else masters,
+        optimizer_states=states.and_(masters),
         optimizer_temporaries=temporaries,
+        paged_bytes=paged_bytes,
         buffers=buffers,
         averaged_weights=averaged,
         phases=tuple(tape.phases),
-        gradients_exist=plan.gradient_accumulation_steps > 1,
+        notes=sharder.assumptions(),
+        unsupported=sharder.unsupported(parameters),
     )
+
+
+def _as_updated(plan: TrainingPlan, updated: list[Parameter]) -> list[Parameter]:
+    """The tensors as the optimizer sees them: with fp16 weights, fp32 copies."""
+    if plan.precision != "fp16-master":
+        return updated
+    return [replace(p, stored=replace(p.stored, dtype="fp32")) for p in updated]
+
+
+def _states(optimizer: Optimizer, updated: list[Parameter]) -> Held:
+    """States in the allocator, from the end of the first step on."""
+    states = Held()
+    for parameter in updated:
+        for size_bytes in state_tensors(optimizer, parameter):
+            states = states.plus(size_bytes, parameter.count)
+    for size_bytes in table_tensors(optimizer, updated):
+        states = states.plus(size_bytes)
+    return states
+
+
+def _step_tensors(
+    plan: TrainingPlan, optimizer: Optimizer, updated: list[Parameter]
+) -> Tensors:
+    """The higher of clipping and stepping; master weights want fp32 gradients too."""
+    clip = clip_tensors(updated) if plan.max_grad_norm else []
+    step = step_tensors(optimizer, updated)
+    if plan.precision == "fp16-master" and plan.sharding != "deepspeed":
+        step = step + [(4 * p.num_elements, p.count) for p in updated]
+    return max(clip, step, key=lambda some: Held().with_all(some).block_bytes)
 
 
 def _batch_bytes(model: Model, batch: Batch) -> int:

@@ -7,6 +7,7 @@ first (`input_buffer.cpp`). A leaf keeps its first gradient and adds later ones 
 (`accumulate_grad.h`).
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from memplan.formulas.tape import (
@@ -20,7 +21,6 @@ from memplan.formulas.tape import (
     Tensor,
     Totals,
 )
-from memplan.units import ceil_div
 
 
 def run_backward(tape: Tape, loss: Tensor, *, gradients_exist: bool = False) -> None:
@@ -30,12 +30,35 @@ def run_backward(tape: Tape, loss: Tensor, *, gradients_exist: bool = False) -> 
         gradients_exist: an earlier micro-batch has left gradients, so this one's are
             added to them and freed.
     """
-    replay = _Replay(tape, gradients_exist)
+    replay = _Replay(tape, gradients_exist or not tape.gathering.keeps_gradients)
+    replay.uses = _shared_leaves(tape)
+    tape.gathering.begin_backward(tape)
     if loss.edge is not None:
         seed = tape.allocate(loss.num_bytes)
         replay.accumulate(loss.edge, replay.hold(seed))
-    replay.run(tape.nodes)
-    tape.nodes = []
+    _run_down_to(replay, tape.loss_start)
+    tape.gathering.leave_loss(tape)
+    _run_down_to(replay, 0)
+    tape.gathering.end_backward(tape)
+
+
+def _run_down_to(replay: "_Replay", start: int) -> None:
+    """Run the last nodes, and let go of each with what its layers took to run again."""
+    nodes = replay.tape.nodes
+    while len(nodes) > start:
+        replay.run([nodes.pop()])
+
+
+def _shared_leaves(tape: Tape) -> dict[int, int]:
+    """Weights outside the layers that several nodes use: tied embeddings."""
+    uses = Counter(
+        edge
+        for node in tape.nodes
+        if isinstance(node, Node)
+        for edge, _ in node.inputs
+        if edge in tape.leaves
+    )
+    return {edge: count for edge, count in uses.items() if count > 1}
 
 
 @dataclass(slots=True)
@@ -53,6 +76,10 @@ class _Replay:
     """The edge of the layer's input, which is handed on to the layer before."""
     outside: dict[int, int] = field(default_factory=dict)
     """Edges of enclosing traces that got a gradient here, with its bytes."""
+    uses: dict[int, int] = field(default_factory=dict)
+    """Leaves that several nodes use, with how many of them are to come."""
+    views: set[int] = field(default_factory=set)
+    """Of those, the ones whose gradient so far is a view."""
 
     def run(self, nodes: list[Node | Stack]) -> None:
         for node in reversed(nodes):
@@ -86,8 +113,12 @@ class _Replay:
             tape.note(node.sum_scratch_bytes)
         for storage in incoming:
             tape.drop(storage)
+        is_linear = node.place.endswith(" linear")
         for edge, storage in made:
-            self.accumulate(edge, storage)
+            if edge in self.uses:
+                self._collect(edge, storage, is_transposed=is_linear)
+            else:
+                self.accumulate(edge, storage)
 
     def accumulate(self, edge: int, storage: Storage) -> None:
         """Add a gradient, held once for this call, to the one of its tensor."""
@@ -96,6 +127,9 @@ class _Replay:
             self.outside[edge] = storage.requested_bytes
             tape.drop(storage)
         elif edge in tape.leaves:
+            if edge in tape.trained:
+                parameter = tape.parameters[tape.trained[edge]]
+                tape.gathering.receive_gradient(tape, parameter)
             if self.gradients_exist or edge in self.grown:
                 tape.drop(storage)
             else:
@@ -110,6 +144,31 @@ class _Replay:
             tape.drop(storage)
             tape.drop(self.pending[edge])
             self.pending[edge] = total
+
+    def _collect(self, edge: int, storage: Storage, *, is_transposed: bool) -> None:
+        """A weight that several modules use waits for all its gradients.
+
+        They are added in place, but not to that of a linear's weight, which is a view
+        (`input_buffer.cpp`, `can_accumulate_inplace`).
+        """
+        before = self.pending.pop(edge, None)
+        if before is None and is_transposed:
+            self.views.add(edge)
+        elif before is not None and edge in self.views:
+            self.views.discard(edge)
+            total = self.hold(self.tape.allocate(storage.requested_bytes))
+            self.tape.drop(before)
+            self.tape.drop(storage)
+            storage = total
+        elif before is not None:
+            self.tape.drop(storage)
+            storage = before
+        self.uses[edge] -= 1
+        if self.uses[edge]:
+            self.pending[edge] = storage
+        else:
+            del self.uses[edge]
+            self.accumulate(edge, storage)
 
     def _keep_as_gradient(self, storage: Storage) -> None:
         """A leaf takes over a gradient that nobody else holds, and copies another."""
@@ -128,6 +187,8 @@ class _Replay:
         incoming = self.pending.pop(stack.output, None)
         if incoming is None:
             return
+        gathering, layer, count = tape.gathering, stack.layer, stack.count
+        gathering.enter_layers_backward(tape, layer, count)
         outer_live, outer_peak, outer_place = tape.live, tape.peak, tape.place
         tape.live, tape.peak = Totals(), Peak(Totals(), stack.place)
         trace = stack.trace or (stack.recompute and stack.recompute())
@@ -148,28 +209,19 @@ class _Replay:
         for edge, size_bytes in inner.outside.items():
             if edge not in self.pending and edge not in self.grown:
                 self.accumulate(edge, self.hold(tape.allocate(size_bytes)))
-        _, extra_bytes = tape.unit_bytes(stack.parameter_bytes)
-        if tape.gradient_shards > 1:
-            leaves = _sharded(leaves, tape.gradient_shards)
-        first, others = stack.first_index, stack.count - 1
-        tape.raise_peak(peak, Totals(), extra_bytes, stack.place, first + others)
-        before_first = Totals().plus(leaves, others)
-        tape.raise_peak(peak, before_first, extra_bytes, stack.place, first)
-        tape.live = tape.live.plus(leaves, stack.count)
+        leaves = gathering.reduced(leaves, layer)
+        for number in range(count):
+            before = Totals().plus(leaves, count - 1 - number)
+            beside_bytes = gathering.beside_backward(
+                layer, number, count, peak.at.block_bytes
+            )
+            index = stack.first_index + number
+            tape.raise_peak(peak, before, beside_bytes, stack.place, index)
+        tape.live = tape.live.plus(leaves, count)
+        gathering.leave_layers_backward(tape, layer, count)
         for storage in stack.shared:
             tape.drop(storage)
         if trace.input is not None and stack.input is not None:
             handed_on = inner.pending.get(trace.input)
             if handed_on is not None:
                 self.accumulate(stack.input, handed_on)
-
-
-def _sharded(leaves: Totals, num_shards: int) -> Totals:
-    """What a layer leaves once its gradients are reduced and scattered."""
-    shard = ceil_div(leaves.gradient_bytes, num_shards)
-    return Totals(
-        leaves.block_bytes - leaves.gradient_bytes + shard,
-        leaves.saved_bytes,
-        leaves.temporary_bytes,
-        shard,
-    )

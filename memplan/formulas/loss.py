@@ -23,6 +23,12 @@ def causal_lm_loss(t: Tape, logits: Tensor) -> Tensor:
     return loss
 
 
+def last_token(t: Tape, hidden_states: Tensor) -> Tensor:
+    """What generation hands to the head: the last position, a view."""
+    B, _, D = hidden_states.shape
+    return t.view(hidden_states, (B, 1, D))
+
+
 def cross_entropy(t: Tape, logits: Tensor) -> Tensor:
     """`F.cross_entropy`: log_softmax saves its output, nll_loss its input.
 

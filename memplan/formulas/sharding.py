@@ -1,63 +1,107 @@
-"""What sharding adds to a rank: gathered layers, buckets, and gradients on their way.
+"""Data parallelism: who holds what of a model, and what an optimizer step sees of it.
 
-Sources: `torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py` and
-`torch/nn/parallel/distributed.py` (2.14), DeepSpeed 0.19 `runtime/zero/config.py`.
+A `Sharder` is one implementation as its most loaded rank sees it: `ddp.Ddp` and
+`ddp.ZeroRedundancy`, `fsdp2.Fsdp2`, `deepspeed.DeepSpeed`. Tensors are listed as
+(bytes, how many), so that each can be rounded to its block.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from math import prod
+from typing import Protocol
 
-DEEPSPEED_BUCKET_ELEMENTS = 500_000_000
-"""reduce_bucket_size and allgather_bucket_size."""
+from memplan.formulas.gathering import Gathering
+from memplan.formulas.tape import ITEM_BYTES, Parameter
+from memplan.units import ceil_div
+
+Tensors = list[tuple[int, int]]
+"""Bytes of a tensor, and how many of it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sharder:
-    """Who shards what over how many ranks."""
-
-    implementation: str
-    """ddp, fsdp2 or deepspeed."""
-    stage: int
-    num_ranks: int
-
-    def unit_bytes(self, parameter_bytes: int) -> tuple[int, int]:
-        """Bytes beside a layer's own while it runs forward, and backward.
-
-        FSDP2 at stage 3 gathers a layer into a flat buffer and copies it out, two
-        times its bytes; backward keeps the layer whole, gathers the next, and copies
-        its gradients into the buffer that is reduced and scattered.
-        """
-        if self.num_ranks == 1 or self.stage < 3:
-            return 0, 0
-        return 2 * parameter_bytes, 3 * parameter_bytes
-
-    def constant_bytes(self, trained_bytes: int, item_bytes: int) -> int:
-        """Buffers that live through the whole step.
-
-        DDP copies each gradient into its bucket (`gradient_as_bucket_view=False`): as
-        many bytes again. DeepSpeed's stages 1 and 2 keep a bucket of 5e8 elements, or
-        of all trained ones where they are fewer.
-        """
-        if self.num_ranks == 1:
-            return 0
-        if self.implementation == "ddp":
-            return trained_bytes
-        if self.implementation == "deepspeed" and self.stage in (1, 2):
-            return min(trained_bytes, DEEPSPEED_BUCKET_ELEMENTS * item_bytes)
-        return 0
+class Sharder(Protocol):
+    """One implementation of data parallelism."""
 
     @property
-    def gradient_shards(self) -> int:
-        """Ranks that share the gradients of a layer once its backward is done."""
-        return self.num_ranks if self.stage >= 2 else 1
+    def runs_autocast(self) -> bool:
+        """Whether mixed precision is autocast's; else weights are cast as a whole."""
 
-    def weight_bytes(self, size_bytes: int) -> int:
-        """Bytes of a parameter on this rank."""
-        return -(-size_bytes // self.num_ranks) if self.stage >= 3 else size_bytes
+    @property
+    def keeps_fp32(self) -> bool:
+        """Whether mixed precision keeps the weights themselves in fp32."""
 
-    def gradient_bytes(self, size_bytes: int) -> int:
-        """Bytes of a gradient on this rank."""
-        return -(-size_bytes // self.num_ranks) if self.stage >= 2 else size_bytes
+    def gathering(self, gradients_exist: bool) -> Gathering:
+        """What it does on the tape, with gradients of earlier micro-batches or none."""
 
-    def state_bytes(self, size_bytes: int) -> int:
-        """Bytes of an optimizer state on this rank."""
-        return -(-size_bytes // self.num_ranks) if self.stage >= 1 else size_bytes
+    def weights(self, parameters: Sequence[Parameter]) -> Tensors:
+        """Weights at rest."""
+
+    def gradients(self, parameters: Sequence[Parameter]) -> Tensors:
+        """Gradients when the optimizer steps."""
+
+    def left_gradients(
+        self, parameters: Sequence[Parameter], gradients_exist: bool
+    ) -> Tensors:
+        """Gradients that are held when the last micro-batch begins."""
+
+    def updated(self, parameters: Sequence[Parameter]) -> list[Parameter]:
+        """Trained tensors as the optimizer of this rank sees them."""
+
+    def masters(self, parameters: Sequence[Parameter]) -> Tensors:
+        """fp32 copies of weights that are there from the start on."""
+
+    def buffers(self, parameters: Sequence[Parameter]) -> Tensors:
+        """What is held through the whole step."""
+
+    def stepped(self, parameters: Sequence[Parameter]) -> list[Parameter]:
+        """Those of `updated` that the optimizer steps at once."""
+
+    def step_temporaries(
+        self, parameters: Sequence[Parameter], own: Tensors
+    ) -> Tensors:
+        """What a step needs for a moment where the optimizer itself needs `own`."""
+
+    def assumptions(self) -> tuple[str, ...]:
+        """What its figures take for granted."""
+
+    def unsupported(self, parameters: Sequence[Parameter]) -> tuple[str, ...]:
+        """What it does with memory that the figures leave out."""
+
+
+def trained(parameters: Sequence[Parameter]) -> list[Parameter]:
+    """Those that get gradients."""
+    return [p for p in parameters if p.stored.is_trainable and p.is_used]
+
+
+def total_elements(parameters: Sequence[Parameter]) -> int:
+    """Elements of all of them."""
+    return sum(p.num_elements * p.count for p in parameters)
+
+
+def item_bytes(parameter: Parameter) -> int:
+    """Bytes of an element, as it is computed with."""
+    return ITEM_BYTES[parameter.stored.dtype]
+
+
+def rows_of(parameter: Parameter, num_ranks: int) -> tuple[int, ...]:
+    """The shape of the largest of `num_ranks` parts along the first dimension.
+
+    `torch.chunk`: the first ranks get the larger parts, so this is rank 0's.
+    """
+    if not parameter.shape:
+        return ()
+    return (ceil_div(parameter.shape[0], num_ranks), *parameter.shape[1:])
+
+
+def chunk_elements(parameter: Parameter, num_ranks: int) -> int:
+    """Elements of that part."""
+    return prod(rows_of(parameter, num_ranks))
+
+
+def in_model_order(parameters: Sequence[Parameter]) -> Iterator[Parameter]:
+    """Every tensor by itself, layer by layer."""
+    for _, group in groupby(
+        parameters, key=lambda p: (p.name.rpartition("*")[0], p.count)
+    ):
+        layer = list(group)
+        for _ in range(layer[0].count):
+            yield from layer

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from memplan.formulas.allocator import block_bytes
+from memplan.formulas.gathering import Gathering, Layer, NoGathering
 from memplan.formulas.setting import Setting
 
 ITEM_BYTES = {
@@ -112,6 +113,8 @@ class Stored:
     num_bytes: int
     """Bytes on the device, quantization constants included."""
     is_quantized: bool = False
+    kept_dtype: str | None = None
+    """What the weight itself is kept in, where it is not what it is computed in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,8 @@ class Parameter:
     stored: Stored
     is_embedding: bool = False
     """Whether it is looked up by index, as `nn.Embedding` is."""
+    is_used: bool = True
+    """Whether the forward pass uses it; else it gets no gradient, and so no states."""
 
     @property
     def num_elements(self) -> int:
@@ -222,8 +227,7 @@ class Stack:
     """Held once for each layer."""
     shared: list[Storage]
     """Older storages that the layers hold together."""
-    parameter_bytes: int
-    """Bytes of the parameters of one layer, in the dtype they are computed in."""
+    layer: Layer
 
 
 Body = Callable[["Tape", Tensor], Tensor]
@@ -258,6 +262,10 @@ class _Mode:
     """Older storages that the layer saves."""
     is_recomputed: bool = False
     """A checkpointed layer runs again."""
+    passing: list[Storage] | None = None
+    """Pinned storages of the layer that runs again, which its graph alone holds."""
+    in_layer: bool = False
+    """A repeated layer is being traced."""
 
 
 @dataclass(slots=True)
@@ -266,19 +274,23 @@ class Tape:
 
     policy: WeightPolicy
     setting: Setting = field(default_factory=Setting)
-    unit_bytes: Callable[[int], tuple[int, int]] = lambda parameter_bytes: (0, 0)
-    """Bytes that sharding adds while a layer runs forward, and backward."""
-    gradient_shards: int = 1
-    """Ranks that share a layer's gradients once its backward is done."""
+    gathering: Gathering = field(default_factory=NoGathering)
+    """What data parallelism holds beside the model while it runs."""
     live: Totals = field(default_factory=Totals)
     peak: Peak = field(default_factory=lambda: Peak(Totals(), ""))
     phases: list[Phase] = field(default_factory=list)
     nodes: list[Node | Stack] = field(default_factory=list)
     leaves: set[int] = field(default_factory=set)
+    trained: dict[int, str] = field(default_factory=dict)
+    """Of the leaves, the weights, by name."""
     parameters: dict[str, Parameter] = field(default_factory=dict)
     place: str = ""
+    loss_start: int = 0
+    """The first node of the loss, after the model's own."""
     _mode: _Mode = field(default_factory=_Mode)
     _casts: dict[int, _Cast] = field(default_factory=dict)
+    _leaf: Storage | None = None
+    """What `require_gradient` saw last, until layers take it over."""
     _count: int = 1
     _last_edge: int = 0
     _num_storages: int = 0
@@ -311,6 +323,12 @@ class Tape:
                 self.place,
             )
 
+    def grow(self, size_bytes: int) -> None:
+        """Blocks that data parallelism allocates; fewer than none frees them."""
+        self.live.block_bytes += size_bytes
+        self.live.temporary_bytes += size_bytes
+        self.note()
+
     def drop(self, storage: Storage) -> None:
         """One holder less; the last one frees."""
         storage.num_holders -= 1
@@ -341,6 +359,19 @@ class Tape:
             self.live.saved_bytes += storage.requested_bytes
         return storage
 
+    def pin(self, storage: Storage) -> None:
+        """Hold a storage as long as the loss is held.
+
+        Checkpointing cannot let go of an attribute of a backward function
+        (`ctx.tensors`), nor does the function when it has run. A recomputed graph goes
+        when its layer has been computed.
+        """
+        if storage.kind == STATIC:
+            return
+        self.save(storage)
+        if self._mode.passing is not None:
+            self._mode.passing.append(storage)
+
     def new_edge(self) -> int:
         self._last_edge += 1
         return self._last_edge
@@ -355,6 +386,27 @@ class Tape:
         """A new tensor without history: a mask, positions, a table."""
         storage = self.allocate(prod(shape) * ITEM_BYTES[dtype])
         return Tensor(self, storage, shape, dtype, None)
+
+    def require_gradient(self, x: Tensor) -> Tensor:
+        """`x.requires_grad_(True)`: a tensor without history keeps its gradient.
+
+        No backward function takes that gradient: it stays until the loss goes, and so
+        does the tensor, which the node that accumulates it holds.
+        """
+        if x.edge is not None or not self._mode.grad:
+            return x
+        self.pin(x.storage)
+        self._leaf = x.storage
+        return Tensor(self, x.storage, x.shape, x.dtype, self.new_edge())
+
+    def _hand_leaf_to_layers(self) -> None:
+        """The first layer's input stands for that of all: it lives no longer here."""
+        leaf, self._leaf = self._leaf, None
+        assert leaf is not None
+        leaf.num_holders -= 1
+        leaf.kind = TEMPORARY
+        self.live.saved_bytes -= leaf.requested_bytes
+        self.live.temporary_bytes += leaf.requested_bytes
 
     def view(self, x: Tensor, shape: Shape) -> Tensor:
         """The same storage and gradient under another shape."""
@@ -378,6 +430,7 @@ class Tape:
         stats_bytes: int = 0,
         is_expensive: bool = False,
         is_savable: bool = True,
+        pinned: Sequence[Tensor] = (),
     ) -> Tensor:
         """Run one operator.
 
@@ -387,14 +440,15 @@ class Tape:
         `passes_views` hands parts of it on, both without a copy where the dtype is its.
         Both scratches of backward are needed while its results are there: that of the
         function, and after it that of summing a gradient over what was broadcast.
-        `is_expensive` marks what selective checkpointing keeps.
+        `is_expensive` marks what selective checkpointing keeps. `pinned` is what the
+        backward function keeps as an attribute (`pin`).
         """
         mode = self._mode
         wants = mode.grad and any(x.edge is not None for x in inputs)
         edge = self.new_edge() if wants else None
         if alias is not None:
             storage = alias.storage
-        elif is_expensive and mode.reuse is not None:
+        elif is_expensive and wants and mode.reuse is not None:
             storage = mode.reuse.pop(0)
             storage.num_holders -= 1
         else:
@@ -404,6 +458,9 @@ class Tape:
         output = Tensor(self, storage, shape, dtype, edge)
         if is_expensive and mode.keep is not None and wants:
             mode.keep.append(self.save(storage))
+        if wants:
+            for x in pinned:
+                self.pin(x.storage)
         if not wants or not mode.record:
             return output
         held = [self.save(x.storage) for x in saved if x.storage.kind != STATIC]
@@ -462,7 +519,26 @@ class Tape:
         if stored.is_trainable:
             edge = self.new_edge()
             self.leaves.add(edge)
+            self.trained[edge] = full_name
+        if not self._mode.in_layer:
+            self.gathering.use_weight(self, self.parameters[full_name])
         return Weight(self, full_name, shape, stored, edge)
+
+    def unused_weight(self, name: str, shape: Shape) -> None:
+        """A parameter of a branch that is there and not taken."""
+        weight = self.weight(name, shape)
+        known = self.parameters[weight.name]
+        self.parameters[weight.name] = replace(known, is_used=False)
+
+    def share(self, weight: Weight) -> None:
+        """A second module is about to use `weight`."""
+        if not self._mode.in_layer:
+            self.gathering.use_weight(self, self.parameters[weight.name])
+
+    def leave_table(self, weight: Weight) -> None:
+        """The embedding whose table is `weight` has run."""
+        if not self._mode.in_layer:
+            self.gathering.leave_table(self, self.parameters[weight.name])
 
     def mark_embedding(self, weight: Weight) -> None:
         """Remember that `weight` is looked up by index."""
@@ -520,6 +596,8 @@ class Tape:
     def end_phase(self, name: str) -> None:
         """Close the phase that ends here and begin the next."""
         self.phases.append(Phase(name, self.peak, self.live.plus(Totals())))
+        if name == "forward":
+            self.loss_start = len(self.nodes)
         self.peak = Peak(self.live.plus(Totals()), self.place)
 
     # Repeated layers
@@ -537,7 +615,7 @@ class Tape:
             y = t.stack("0", 1, body, x, checkpointing=mode)
             return t.stack("1", every - 1, body, y)
 
-        x = self.stack(name, count // every, group, x)
+        x = self.stack(name, count // every, group, x, is_unit=False)
         for index in range(count % every):
             checkpointing = mode if index == 0 else "none"
             x = self.stack(f"{name}.last", 1, body, x, checkpointing=checkpointing)
@@ -551,16 +629,18 @@ class Tape:
         x: Tensor,
         *,
         checkpointing: str = "none",
+        is_unit: bool = True,
     ) -> Tensor:
         """`count` layers, each taking over the output of the one before.
 
         `x` is handed over: the caller's name must be rebound to the result, as a loop
-        over layers does. `checkpointing` is none, full or selective.
+        over layers does. `checkpointing` is none, full or selective. `is_unit` says
+        that sharding gathers and reduces each layer as one.
         """
         index = 0
         while index < count:
             x, done = self._trace_layers(
-                name, index, count - index, body, x, checkpointing
+                name, index, count - index, body, x, checkpointing, is_unit
             )
             index += done
         return x
@@ -573,12 +653,15 @@ class Tape:
         body: Body,
         x: Tensor,
         checkpointing: str,
+        is_unit: bool,
     ) -> tuple[Tensor, int]:
         """Trace one layer; it stands for all if what it hands on is like what it took.
 
         It is not where the first layer's input wants no gradient and its output does.
         """
         entry, dtype, storage, shape = x.edge, x.dtype, x.storage, x.shape
+        if storage is self._leaf:
+            self._hand_leaf_to_layers()
         is_checkpointed = checkpointing != "none" and self._mode.record
         outer_nodes, outer_mode, outer_live = self.nodes, self._mode, self.live
         outer_peak, outer_count = self.peak, self._count
@@ -593,6 +676,7 @@ class Tape:
                 first_serial=self._num_storages,
                 entry=storage,
                 shared={},
+                in_layer=True,
             )
             if is_checkpointed:
                 self._mode = replace(self._mode, record=False, keep=kept)
@@ -618,14 +702,15 @@ class Tape:
             rest = rest.plus(
                 Totals(storage.block_bytes, 0, storage.requested_bytes), -1
             )
-        parameter_bytes = self._parameter_bytes(place, outer_count * count)
-        extra_bytes, _ = self.unit_bytes(parameter_bytes)
-        self.raise_peak(span.peak, Totals(), extra_bytes, place, index)
-        if done > 1:
-            before_last = span.leaves.plus(rest, done - 2)
-            last = index + done - 1
-            self.raise_peak(span.peak, before_last, extra_bytes, place, last)
+        parameters = self._parameters_of(place, outer_count * count)
+        layer = Layer(parameters, is_unit, outer_mode.in_layer)
+        self.gathering.enter_layers(self, layer, done)
+        for number in sorted({0, done - 1}):
+            before = span.leaves.plus(rest, number - 1) if number else Totals()
+            beside_bytes = self.gathering.beside_forward(layer, number, done)
+            self.raise_peak(span.peak, before, beside_bytes, place, index + number)
         self.live = self.live.plus(span.leaves).plus(rest, done - 1)
+        self.gathering.leave_layers(self, layer, done)
         if wants and outer_mode.record and y.edge is not None:
             trace = Trace(nodes, entry, y.edge, first_edge)
             again = None
@@ -642,7 +727,7 @@ class Tape:
                     recompute=again,
                     saved=held,
                     shared=[self.save(older) for older in shared.values()],
-                    parameter_bytes=parameter_bytes,
+                    layer=layer,
                 )
             )
         return y, done
@@ -667,10 +752,14 @@ class Tape:
                 first_serial=self._num_storages,
                 entry=storage,
                 is_recomputed=True,
+                passing=[],
+                in_layer=True,
             )
             first_edge = self._last_edge
             y = body(self, Tensor(self, storage, shape, dtype, entry))
             self.exit_autocast()
+            for pinned in self._mode.passing or ():
+                self.drop(pinned)
             assert y.edge is not None
             trace = Trace(self.nodes, entry, y.edge, first_edge)
             self._mode, self.place, self.nodes = outer_mode, outer_place, outer_nodes
@@ -695,10 +784,10 @@ class Tape:
             layer = f"{place.removesuffix('*')}{index}"
             self.peak = Peak(at, peak.place.replace(place, layer, 1))
 
-    def _parameter_bytes(self, place: str, num_layers: int) -> int:
-        """Bytes of one layer's parameters, in the dtype they are computed in."""
-        return sum(
-            p.num_elements * ITEM_BYTES[p.stored.dtype] * p.count
+    def _parameters_of(self, place: str, num_layers: int) -> tuple[Parameter, ...]:
+        """The parameters of one of `num_layers` layers."""
+        return tuple(
+            replace(p, count=p.count // num_layers)
             for p in self.parameters.values()
             if p.name.startswith(place)
-        ) // max(num_layers, 1)
+        )

@@ -174,7 +174,9 @@ def prediction_head(
     with t.scope("cls.predictions"):
         hidden_states = transform(t, config, sequence_output)
         bias = t.weight("bias", (V,))
-        if not config.tie_word_embeddings:
+        if config.tie_word_embeddings:
+            t.share(table)
+        else:
             with t.scope("decoder"):
                 table = t.weight("weight", (V, D), is_linear=True)
         with t.scope("decoder"):

@@ -1,0 +1,359 @@
+"""FSDP2 (`fully_shard`) as accelerate wraps a model for the Trainer: ZeRO stages 2, 3.
+
+Sources: `torch/distributed/fsdp/_fully_shard/` (2.14: `_fsdp_param_group.py` for what
+is alive when, `_fsdp_collectives.py` for the buffers) and `accelerate/utils/
+fsdp_utils.py`, `fsdp2_prepare_model` (1.15).
+
+Units are every layer, the input embedding, the final norm with the head, and one for
+the rest. A unit is gathered by an all-gather into one flat buffer, from which it is
+copied out, and its gradients are copied into one flat buffer that is reduced and
+scattered. In mixed precision the shards are fp32; gathered copies, gradients and both
+buffers are in low precision, and autocast does not run (`set_mixed_precision`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from memplan.formulas.allocator import block_bytes
+from memplan.formulas.gathering import Gathering, Layer
+from memplan.formulas.sharding import (
+    Tensors,
+    chunk_elements,
+    item_bytes,
+    rows_of,
+    trained,
+)
+from memplan.formulas.tape import ITEM_BYTES, Parameter, Tape, Totals
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fsdp2:
+    """Parameters, gradients and optimizer states in shards of the first dimension."""
+
+    num_ranks: int
+    reshards_after_forward: bool
+    """Stage 3; else (stage 2) a gathered layer stays until its backward is done."""
+    offloads: bool = False
+    """CPUOffloadPolicy: shards, their gradients and states live in host memory."""
+    runs_autocast: bool = False
+    keeps_fp32: bool = True
+
+    def gathering(self, gradients_exist: bool) -> Gathering:
+        return Fsdp2Gathering(self, gradients_exist)
+
+    def is_sharded(self, parameter: Parameter) -> bool:
+        """4-bit weights are left out of sharding (`ignored_params`)."""
+        return not parameter.stored.is_quantized
+
+    def weights(self, parameters: Sequence[Parameter]) -> Tensors:
+        """Shards, padded to rank 0's size; what is not sharded is whole."""
+        whole = [
+            (p.stored.num_bytes, p.count) for p in parameters if not self.is_sharded(p)
+        ]
+        if self.offloads:
+            return whole
+        return whole + self._shards([p for p in parameters if self.is_sharded(p)])
+
+    def gradients(self, parameters: Sequence[Parameter]) -> Tensors:
+        """Shards in the dtype of the weights' own."""
+        return [] if self.offloads else self._shards(trained(parameters))
+
+    def left_gradients(
+        self, parameters: Sequence[Parameter], gradients_exist: bool
+    ) -> Tensors:
+        """Whole gradients: the Trainer accumulates without reducing (`no_sync`)."""
+        if not gradients_exist:
+            return []
+        return [(p.num_elements * item_bytes(p), p.count) for p in trained(parameters)]
+
+    def _shards(self, parameters: Sequence[Parameter]) -> Tensors:
+        return [
+            (chunk_elements(p, self.num_ranks) * kept_item_bytes(p), p.count)
+            for p in parameters
+        ]
+
+    def updated(self, parameters: Sequence[Parameter]) -> list[Parameter]:
+        if self.offloads:
+            return []
+        return [
+            replace(
+                p,
+                shape=rows_of(p, self.num_ranks),
+                stored=replace(p.stored, dtype=p.stored.kept_dtype or p.stored.dtype),
+            )
+            for p in trained(parameters)
+        ]
+
+    def masters(self, parameters: Sequence[Parameter]) -> Tensors:
+        return []
+
+    def buffers(self, parameters: Sequence[Parameter]) -> Tensors:
+        return []
+
+    def stepped(self, parameters: Sequence[Parameter]) -> list[Parameter]:
+        return self.updated(parameters)
+
+    def step_temporaries(
+        self, parameters: Sequence[Parameter], own: Tensors
+    ) -> Tensors:
+        return own
+
+    def assumptions(self) -> tuple[str, ...]:
+        policy = "" if self.reshards_after_forward else "not "
+        return (
+            "FSDP2 as accelerate sets it up: units are the layers, the embedding, and "
+            f"the head; {policy}resharded after forward; gathered and reduced in the "
+            "precision of the plan",
+        )
+
+    def unsupported(self, parameters: Sequence[Parameter]) -> tuple[str, ...]:
+        lines = []
+        if any(not p.shape for p in parameters):
+            lines.append("FSDP2 refuses scalar parameters; they are counted whole")
+        if any(p.stored.is_quantized for p in parameters):
+            lines.append("FSDP2 with quantized weights, which are counted whole")
+        return tuple(lines)
+
+
+def kept_item_bytes(parameter: Parameter) -> int:
+    """Bytes of an element of the weight itself, and of its gradient's shard."""
+    return ITEM_BYTES[parameter.stored.kept_dtype or parameter.stored.dtype]
+
+
+@dataclass(slots=True)
+class Fsdp2Gathering:
+    """One step of FSDP2 on the tape."""
+
+    sharder: Fsdp2
+    gradients_exist: bool
+    keeps_gradients: bool = True
+    table: Parameter | None = None
+    """The input embedding, a unit of its own unless the head shares it."""
+    table_is_back: bool = False
+    with_gradient: set[str] = field(default_factory=set)
+    rest: list[Parameter] = field(default_factory=list)
+    """Weights outside the layers that stay gathered until the end."""
+    tail: list[Parameter] = field(default_factory=list)
+    """Those that came since the last layer: the final norm and the head."""
+    shared: bool = False
+    flat_bytes: int = 0
+    """The all-gather's output, which lives until the next unit is gathered."""
+    reduced_bytes: int = 0
+    """The last reduce-scatter's input, which lives until the next unit is reduced."""
+    first_layer: Sequence[Parameter] = ()
+    last_layer: Sequence[Parameter] = ()
+
+    # Forward
+
+    def use_weight(self, tape: Tape, parameter: Parameter) -> None:
+        """Gathered into a flat buffer, and copied out of it."""
+        if not self.sharder.is_sharded(parameter):
+            return
+        if any(p.name == parameter.name for p in self.tail + self.rest):
+            self.shared = True
+            return
+        if self.table is not None and self.table.name == parameter.name:
+            self.table, self.shared = None, True
+        self.tail.append(parameter)
+        flat = self._flat([parameter])
+        tape.grow(self._gathered([parameter]) + flat)
+        self.flat_bytes += flat
+
+    def leave_table(self, tape: Tape, parameter: Parameter) -> None:
+        """The first embedding is resharded once it has run."""
+        is_first = self.table is None and not self.rest and not self.shared
+        if not is_first or not self.sharder.reshards_after_forward:
+            return
+        self.table = parameter
+        self.tail = [p for p in self.tail if p.name != parameter.name]
+        tape.grow(-self._gathered([parameter]))
+
+    def enter_layers(self, tape: Tape, layer: Layer, count: int) -> None:
+        if not layer.is_unit:
+            return
+        tape.grow(-self.flat_bytes)
+        self.flat_bytes = 0
+        self.rest += self.tail
+        self.tail = []
+
+    def beside_forward(self, layer: Layer, index: int, count: int) -> int:
+        """The layer's copies and the flat buffer; at stage 2 the layers before too."""
+        if not layer.is_unit:
+            return 0
+        unit = layer.parameters
+        num_gathered = 1 if self.sharder.reshards_after_forward else index + 1
+        return num_gathered * self._gathered(unit) + self._flat(unit)
+
+    def leave_layers(self, tape: Tape, layer: Layer, count: int) -> None:
+        if not layer.is_unit:
+            return
+        if not self.sharder.reshards_after_forward:
+            tape.grow(count * self._gathered(layer.parameters))
+        self.first_layer = self.first_layer or layer.parameters
+        self.last_layer = layer.parameters
+
+    def end_forward(self, tape: Tape) -> None:
+        """The root frees the last flat buffer."""
+        tape.grow(-self.flat_bytes)
+        self.flat_bytes = 0
+
+    # Backward
+
+    def begin_backward(self, tape: Tape) -> None:
+        return
+
+    def leave_loss(self, tape: Tape) -> None:
+        """The head gathers the layer before it in advance."""
+        if self.sharder.reshards_after_forward and self.last_layer:
+            self.flat_bytes = self._flat(self.last_layer)
+            tape.grow(self.flat_bytes)
+
+    def enter_layers_backward(self, tape: Tape, layer: Layer, count: int) -> None:
+        if not layer.is_unit:
+            return
+        tape.grow(-self.flat_bytes)
+        self.flat_bytes = 0
+        if self.tail and not self.shared:
+            self._reduce_unit(tape, self.tail)
+            self.tail = []
+        if not self.sharder.reshards_after_forward:
+            tape.grow(-count * self._gathered(layer.parameters))
+
+    def receive_gradient(self, tape: Tape, parameter: Parameter) -> None:
+        self.with_gradient.add(parameter.name)
+
+    def beside_backward(
+        self, layer: Layer, index: int, count: int, peak_bytes: int
+    ) -> int:
+        """The layer's copies, the one before it in flight, the one after it reducing.
+
+        At stage 2 all layers up to this one are still gathered.
+        """
+        if not layer.is_unit:
+            return 0
+        unit = layer.parameters
+        own, before = self._gathered(unit), unit if index else self._first()
+        if self.sharder.reshards_after_forward:
+            beside = own + self._flat(before)
+        else:
+            beside = own * (index + 1)
+        if index == count - 1 or layer.is_nested:
+            return beside  # What reduces is on the tape.
+        return beside + self._reduced(unit) - self.reduced_bytes
+
+    def reduced(self, leaves: Totals, layer: Layer) -> Totals:
+        """Whole gradients go, shards in the weights' own dtype stay."""
+        return self._reduce(leaves, layer.parameters) if layer.is_unit else leaves
+
+    def leave_layers_backward(self, tape: Tape, layer: Layer, count: int) -> None:
+        """The embedding is gathered as soon as it may come next."""
+        if layer.is_nested or not layer.is_unit:
+            return
+        self._hold_reduced(tape, self._reduced(layer.parameters))
+        if layer.parameters == self.first_layer:
+            self._gather_table(tape)
+
+    def end_backward(self, tape: Tape) -> None:
+        """The embedding and the rest are reduced last, from a final callback.
+
+        Autograd's engine still holds the gradient that came last, the embedding's.
+        """
+        self._gather_table(tape)
+        self.rest += self.tail
+        for unit in (self._first(), self.rest):
+            if unit:
+                tables = [p for p in unit if p.is_embedding]
+                held_bytes, _ = self._whole_gradients(tables[:1])
+                self._reduce_unit(tape, unit, held_bytes)
+        self._hold_reduced(tape, 0)
+
+    def _gather_table(self, tape: Tape) -> None:
+        """Gathered again, once."""
+        if self.table is not None and not self.table_is_back:
+            gathered = self._gathered(self._first())
+            tape.note(gathered + self._flat(self._first()))
+            tape.grow(gathered)
+            self.table_is_back = True
+
+    def _first(self) -> list[Parameter]:
+        return [self.table] if self.table is not None else []
+
+    def _reduce_unit(
+        self, tape: Tape, unit: Sequence[Parameter], held_bytes: int = 0
+    ) -> None:
+        """Free the gathered copies, then reduce and scatter the gradients."""
+        tape.grow(-self._gathered(unit))
+        self._hold_reduced(tape, self._reduced(unit))
+        tape.live = self._reduce(tape.live, unit)
+        output_bytes = self._reduced(unit) // self.sharder.num_ranks
+        tape.note(held_bytes + output_bytes)
+
+    def _reduce(self, level: Totals, unit: Sequence[Parameter]) -> Totals:
+        shards = self._shard_bytes(unit)
+        whole, whole_blocks = self._whole_gradients(unit)
+        return Totals(
+            level.block_bytes - whole_blocks + block_bytes(shards),
+            level.saved_bytes,
+            level.temporary_bytes,
+            level.gradient_bytes - whole + shards,
+        )
+
+    def _hold_reduced(self, tape: Tape, size_bytes: int) -> None:
+        """The input of one reduce-scatter is freed when the next is made."""
+        tape.grow(-self.reduced_bytes)
+        tape.grow(size_bytes)
+        self.reduced_bytes = size_bytes
+
+    # Sizes of a unit, in blocks
+
+    def _gathered(self, unit: Sequence[Parameter]) -> int:
+        """Copies of the weights, one tensor each."""
+        return sum(
+            block_bytes(self._padded(p) * item_bytes(p)) * p.count
+            for p in unit
+            if self.sharder.is_sharded(p)
+        )
+
+    def _flat(self, unit: Sequence[Parameter]) -> int:
+        """The all-gather's output: one tensor."""
+        return block_bytes(
+            sum(
+                self._padded(p) * item_bytes(p) * p.count
+                for p in unit
+                if self.sharder.is_sharded(p)
+            )
+        )
+
+    def _reduced(self, unit: Sequence[Parameter]) -> int:
+        """The reduce-scatter's input: one tensor."""
+        return self._flat(self._reducible(unit))
+
+    def _reducible(self, unit: Sequence[Parameter]) -> list[Parameter]:
+        """Those that got a gradient."""
+        return [p for p in trained(unit) if p.name in self.with_gradient]
+
+    def _whole_gradients(self, unit: Sequence[Parameter]) -> tuple[int, int]:
+        """Gradients as autograd made them: bytes and blocks."""
+        sizes = [
+            (p.num_elements * item_bytes(p), p.count) for p in self._reducible(unit)
+        ]
+        return (
+            sum(size * count for size, count in sizes),
+            sum(block_bytes(size) * count for size, count in sizes),
+        )
+
+    def _shard_bytes(self, unit: Sequence[Parameter]) -> int:
+        if self.sharder.offloads:
+            return 0
+        return sum(
+            chunk_elements(p, self.sharder.num_ranks) * kept_item_bytes(p) * p.count
+            for p in self._reducible(unit)
+        )
+
+    def _padded(self, parameter: Parameter) -> int:
+        """Elements with the padding that makes all shards equal."""
+        if not parameter.shape:
+            return 1
+        return self.sharder.num_ranks * chunk_elements(
+            parameter, self.sharder.num_ranks
+        )

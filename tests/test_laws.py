@@ -1,0 +1,266 @@
+"""What holds for every plan: sums, orders, and what more of something cannot do.
+
+Plans are drawn over all presets. A plan that memplan refuses is no example. Where the
+allocator or a kernel itself breaks an order, the allowance stands beside the law.
+"""
+
+from dataclasses import asdict
+
+import pytest
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
+
+from memplan import MemplanError, TrainingPlan, estimate, from_json, to_json
+from memplan.models import find_model
+from memplan.models.catalogue import preset_names
+
+FEW = settings(
+    max_examples=120,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
+)
+
+PRECISIONS = ("fp32", "tf32", "bf16-mixed", "fp16-mixed", "bf16-pure", "fp16-master")
+OPTIMIZERS = (
+    "adamw",
+    "adamw_fused",
+    "adamw_forloop",
+    "adamw_8bit",
+    "adafactor",
+    "lion",
+    "rmsprop",
+    "sgd",
+    "sgd_momentum",
+)
+CARDS = ("h100-80gb", "a100-40gb", "rtx-4090", "t4", "v100-32gb")
+INPUT_OF_SIZE = {
+    "seq_len": "tokens",
+    "target_seq_len": "target_tokens",
+    "images_per_sample": "images",
+    "image_size": "images",
+}
+
+
+def presets(wanted=None):
+    """Presets whose samples have `wanted`; all of them without it."""
+    return [
+        name
+        for name in preset_names()
+        if wanted is None or wanted in find_model(name).family.inputs
+    ]
+
+
+@st.composite
+def plans(draw, wanted=None, **fixed):
+    """Fields of a plan that memplan answers more often than not."""
+    fields = {
+        "model": draw(st.sampled_from(presets(wanted))),
+        "precision": draw(st.sampled_from(PRECISIONS)),
+        "optim": draw(st.sampled_from(OPTIMIZERS)),
+        "per_device_train_batch_size": draw(st.integers(1, 12)),
+        "gradient_accumulation_steps": draw(st.integers(1, 2)),
+        "activation_checkpointing": draw(
+            st.sampled_from(("none", "none", "full", "selective", "every-2"))
+        ),
+        "attn_implementation": draw(st.sampled_from(("auto", "eager", "math"))),
+        "max_grad_norm": draw(st.sampled_from((0.0, 1.0))),
+        "ema": draw(st.booleans()),
+        "gpu": draw(st.sampled_from(CARDS)),
+        "torch": draw(st.sampled_from(("2.9", "2.14"))),
+    }
+    fields |= draw(trained())
+    fields |= draw(spread())
+    fields |= draw(sizes(fields["model"]))
+    return fields | fixed
+
+
+@st.composite
+def trained(draw):
+    """What trains, and how the rest is stored."""
+    what = draw(st.sampled_from(("default", "all", "lora")))
+    if what != "lora":
+        return {"trainable": what}
+    return {
+        "trainable": what,
+        "lora_rank": draw(st.sampled_from((1, 8, 64))),
+        "lora_dropout": draw(st.sampled_from((0.0, 0.05))),
+        "quantization": draw(st.sampled_from(("none", "int8", "nf4"))),
+    }
+
+
+@st.composite
+def spread(draw):
+    """Over how many cards, and who shards what."""
+    stage = draw(st.sampled_from((0, 0, 1, 2, 3)))
+    return {
+        "num_gpus": draw(st.sampled_from((1, 1, 2, 4, 8, 64))),
+        "zero_stage": stage,
+        "sharding": draw(st.sampled_from(("fsdp2", "deepspeed"))),
+    }
+
+
+@st.composite
+def sizes(draw, name):
+    """Lengths and pictures, as far as the model takes them."""
+    model = find_model(name)
+    inputs = model.family.inputs
+    limit = model.family.max_seq_len(model.config) or 2048
+    fields = {}
+    if "tokens" in inputs:
+        fields["seq_len"] = draw(st.integers(1, min(limit, 2048)))
+    if "target_tokens" in inputs:
+        fields["target_seq_len"] = draw(st.integers(1, 256))
+    return fields
+
+
+def estimated(fields):
+    """The report of a plan; one that is refused is no example."""
+    try:
+        return estimate(TrainingPlan(**fields))
+    except MemplanError:
+        reject()
+
+
+@FEW
+@given(plans())
+def test_components_sum_to_the_allocated_peak(fields):
+    report = estimated(fields)
+    assert sum(asdict(report.components).values()) == report.peak.allocated_bytes
+
+
+@FEW
+@given(plans())
+def test_no_component_is_negative(fields):
+    assert min(asdict(estimated(fields).components).values()) >= 0
+
+
+@FEW
+@given(plans())
+def test_requested_allocated_reserved_and_device_are_in_order(fields):
+    peak = estimated(fields).peak
+    assert (
+        0
+        < peak.requested_bytes
+        <= peak.allocated_bytes
+        <= peak.reserved_bytes
+        <= peak.device_bytes
+    )
+
+
+@FEW
+@given(plans())
+def test_the_peak_is_that_of_the_highest_steady_phase(fields):
+    report = estimated(fields)
+    steady = [p.peak_allocated_bytes for p in report.phases if p.step == 2]
+    assert report.peak.allocated_bytes == max(steady)
+
+
+@FEW
+@given(plans())
+def test_no_phase_ends_above_its_peak(fields):
+    for phase in estimated(fields).phases:
+        assert 0 < phase.end_allocated_bytes <= phase.peak_allocated_bytes
+
+
+@FEW
+@given(plans())
+def test_a_report_survives_json(fields):
+    report = estimated(fields)
+    assert from_json(to_json(report)) == report
+
+
+@FEW
+@given(plans())
+def test_the_same_plan_has_the_same_report(fields):
+    assert estimated(fields) == estimated(fields)
+
+
+@FEW
+@given(plans(), st.integers(1, 12))
+def test_a_larger_batch_never_needs_less(fields, more):
+    size = fields["per_device_train_batch_size"]
+    assert_never_less(fields, "per_device_train_batch_size", size, size + more)
+
+
+@pytest.mark.parametrize("name", INPUT_OF_SIZE)
+@FEW
+@given(data=st.data())
+def test_a_larger_sample_never_needs_less(name, data):
+    if not presets(INPUT_OF_SIZE[name]):
+        pytest.skip("no preset has such samples")
+    fields = data.draw(plans(INPUT_OF_SIZE[name]))
+    size = fields.get(name) or data.draw(st.integers(1, 512))
+    more = data.draw(st.integers(size, 2 * size))
+    assert_never_less(fields, name, size, more)
+
+
+def assert_never_less(fields, name, size, more):
+    """The peak does not fall when the field `name` grows from `size` to `more`."""
+    small, large = (
+        estimated(fields | {name: count}).peak.allocated_bytes for count in (size, more)
+    )
+    assert small <= large
+
+
+@FEW
+@given(data=st.data())
+def test_more_ranks_never_need_more(data):
+    fields = data.draw(plans())
+    ranks = data.draw(st.sampled_from((2, 4, 8, 16)))
+    few, many = (
+        estimated(fields | {"num_gpus": count}).peak.allocated_bytes
+        for count in (ranks, 2 * ranks)
+    )
+    assert many <= few
+
+
+@FEW
+@given(data=st.data())
+def test_a_higher_zero_stage_never_holds_more_model_states(data):
+    fields = data.draw(plans(accounting="zero"))
+    stage = data.draw(st.integers(0, 2))
+    lower, higher = (
+        estimated(fields | {"zero_stage": number}).components
+        for number in (stage, stage + 1)
+    )
+    assert higher.weights <= lower.weights
+    assert higher.gradients <= lower.gradients
+    assert higher.optimizer_states <= lower.optimizer_states
+
+
+@FEW
+@given(plans())
+def test_full_checkpointing_never_enters_backward_with_more(fields):
+    none, full = with_and_without_checkpointing(fields)
+    assert end_of_loss(full) <= end_of_loss(none)
+
+
+@FEW
+@given(plans())
+def test_full_checkpointing_never_holds_more_activations_at_the_peak(fields):
+    none, full = with_and_without_checkpointing(fields)
+    # But for one layer's: they are made again when later layers have their gradients,
+    # where the peak can be once nothing else is left to be saved.
+    num_layers = layers_of(fields["model"])
+    one_layer = -(-(end_of_loss(none) - end_of_loss(full)) // num_layers)
+    assert full.components.activations <= none.components.activations + one_layer
+
+
+def with_and_without_checkpointing(fields):
+    return [
+        estimated(fields | {"workload": "train", "activation_checkpointing": mode})
+        for mode in ("none", "full")
+    ]
+
+
+def end_of_loss(report):
+    """Bytes that the steady step's backward begins with."""
+    (phase,) = (p for p in report.phases if (p.step, p.phase) == (2, "loss"))
+    return phase.end_allocated_bytes
+
+
+def layers_of(name):
+    model = find_model(name)
+    return model.family.num_layers(model.config)
