@@ -169,7 +169,7 @@ class Fsdp2Gathering:
         tape.grow(-self._gathered([parameter]))
 
     def enter_layers(self, tape: Tape, layer: Layer, count: int) -> None:
-        if not layer.is_unit:
+        if layer.is_nested:
             return
         tape.grow(-self.flat_bytes)
         self.flat_bytes = 0
@@ -209,14 +209,13 @@ class Fsdp2Gathering:
             tape.grow(self.flat_bytes)
 
     def enter_layers_backward(self, tape: Tape, layer: Layer, count: int) -> None:
-        if not layer.is_unit:
-            return
-        tape.grow(-self.flat_bytes)
-        self.flat_bytes = 0
-        if self.tail and not self.shared:
-            self._reduce_unit(tape, self.tail)
-            self.tail = []
-        if not self.sharder.reshards_after_forward:
+        if not layer.is_nested:
+            tape.grow(-self.flat_bytes)
+            self.flat_bytes = 0
+            if self.tail and not self.shared:
+                self._reduce_unit(tape, self.tail)
+                self.tail = []
+        if layer.is_unit and not self.sharder.reshards_after_forward:
             tape.grow(-count * self._gathered(layer.parameters))
 
     def receive_gradient(self, tape: Tape, parameter: Parameter) -> None:
