@@ -15,6 +15,7 @@ from memplan.formulas.allocator import SEGMENT_STEP_BYTES
 from memplan.formulas.optimizers import find_optimizer, state_tensors
 from memplan.formulas.tape import ITEM_BYTES, Parameter, Stored
 from memplan.formulas.weights import (
+    AUTOCAST_DTYPE,
     STORED_DTYPE,
     ModelStates,
     shard_states,
@@ -67,7 +68,8 @@ def estimate(plan: TrainingPlan) -> MemoryReport:
         highest,
         _by_convention(plan, step, highest.components),
         moments,
-        assumptions_of(plan, model, torch_version),
+        assumptions_of(plan, model, torch_version) + step.assumptions,
+        unsupported_of(plan) + step.unsupported,
     )
 
 
@@ -115,7 +117,7 @@ def _estimate_states(plan: TrainingPlan) -> MemoryReport:
         )
     states = shard_states(states, plan.zero_stage, plan.data_parallel)
     components = Components(
-        weights=states.weights,
+        weights=0 if plan.offload_parameters else states.weights,
         gradients=states.gradients,
         optimizer_states=0 if plan.offload_optimizer else states.optimizer_states,
     )
@@ -142,6 +144,7 @@ def _estimate_states(plan: TrainingPlan) -> MemoryReport:
         components,
         [moment],
         (),
+        unsupported_of(plan),
     )
 
 
@@ -157,11 +160,17 @@ def _band(plan: TrainingPlan, allocated_bytes: int) -> Band:
 
 
 def _torch_states(plan: TrainingPlan) -> ModelStates:
-    """What PyTorch holds for each parameter of a bare count."""
+    """What PyTorch holds for each parameter of a bare count.
+
+    DeepSpeed's engine holds low-precision weights and an fp32 copy.
+    """
     assert plan.parameters is not None
     dtype = STORED_DTYPE[plan.precision]
-    size_bytes = ITEM_BYTES[dtype] * plan.parameters
     has_masters = plan.precision == "fp16-master"
+    if plan.zero_stage and plan.sharding == "deepspeed":
+        dtype = AUTOCAST_DTYPE.get(plan.precision, dtype)
+        has_masters = True
+    size_bytes = ITEM_BYTES[dtype] * plan.parameters
     stored = Stored("fp32" if has_masters else dtype, True, size_bytes)
     parameter = Parameter("parameters", (plan.parameters,), 1, stored)
     states = sum(state_tensors(find_optimizer(plan.optim), parameter))
@@ -179,6 +188,7 @@ def _report(
     components: Components,
     moments: list[Moment],
     assumptions: tuple[str, ...],
+    unsupported: tuple[str, ...],
 ) -> MemoryReport:
     """Hold the peak against the card."""
     allocated = components.total
@@ -213,5 +223,5 @@ def _report(
         headroom_bytes=budget - device_bytes,
         band=_band(plan, allocated),
         assumptions=(*context_basis, *assumptions),
-        unsupported=unsupported_of(plan),
+        unsupported=unsupported,
     )

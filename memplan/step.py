@@ -77,7 +77,7 @@ class Step:
     """The batch, and what sharding keeps through the whole step."""
     averaged_weights: Held
     phases: tuple[Phase, ...]
-    notes: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
     """What sharding takes for granted."""
     unsupported: tuple[str, ...] = ()
     """What sharding does with memory that is not counted."""
@@ -370,7 +370,7 @@ def _sized(
         buffers=buffers,
         averaged_weights=averaged,
         phases=tuple(tape.phases),
-        notes=sharder.assumptions(),
+        assumptions=sharder.assumptions(),
         unsupported=sharder.unsupported(parameters),
     )
 

@@ -1,10 +1,10 @@
 """Published arithmetic of training memory, as its papers give it.
 
 ZeRO: Rajbhandari et al. 2020, arXiv 1910.02054. Activations: Korthikanti et al. 2022,
-arXiv 2205.05198. The papers' own formulas as pure functions, against which memplan's are
-tested. Letters of the papers: s sequence length, b micro-batch, h hidden size, a heads, L layers, v vocabulary,
-t tensor-parallel and p pipeline-parallel size, m interleaved stages, N ranks, psi
-parameters.
+arXiv 2205.05198. The papers' own formulas as pure functions, against which memplan's
+are tested. Letters of the papers: s sequence length, b micro-batch, h hidden size,
+a heads, L layers, v vocabulary, t tensor-parallel and p pipeline-parallel size,
+m interleaved stages, N ranks, psi parameters.
 """
 
 from fractions import Fraction

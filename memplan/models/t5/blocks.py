@@ -209,9 +209,12 @@ def zero_position_bias(t: Tape, config: T5Config, L: int, S: int, dtype: str) ->
     """Zeros in place of a bias between decoder and encoder: [1, H, L, S].
 
     They are made by the first block's cross-attention in the dtype of its queries.
-    Checkpointing makes them want a gradient, which they keep.
+    Those of a quantized layer have the dtype of its input. Checkpointing makes them
+    want a gradient, which they keep.
     """
-    zeros = t.tensor((1, config.num_heads, L, S), t.setting.autocast or dtype)
+    if t.setting.quantization == "none":
+        dtype = t.setting.autocast or dtype
+    zeros = t.tensor((1, config.num_heads, L, S), dtype)
     if t.setting.checkpointing == "none":
         return zeros
     edge = t.new_edge()
