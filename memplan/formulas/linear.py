@@ -32,13 +32,14 @@ def linear(
     """`nn.Linear`, with a low-rank update beside it where the plan asks for one.
 
     Saved: the input where the weight is trained, the weight where the input wants a
-    gradient. `weight` shares another module's; `transposed` is GPT-2's Conv1D.
+    gradient. `weight` shares another module's; `transposed` is GPT-2's Conv1D, which
+    bitsandbytes replaces by a linear layer.
     """
     with t.scope(name):
         in_features = x.shape[-1]
         if weight is None:
             shape = (out_features, in_features)
-            if transposed:
+            if transposed and t.setting.quantization == "none":
                 shape = shape[::-1]
             weight = t.weight("weight", shape, is_linear=True)
         else:

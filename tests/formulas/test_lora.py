@@ -110,6 +110,13 @@ def test_an_8_bit_layer_holds_its_product_in_int32_and_in_fp16():
     )
 
 
+def test_a_transposed_layer_in_8_bits_has_a_scale_for_each_output():
+    tape = tape_of(quantization="int8", rank=0)
+    x = tape.input((ROWS, K), "bf16")
+    linear(tape, "c_attn", x, N, bias=False, transposed=True)
+    assert tape.parameters["c_attn.weight"].stored.num_bytes == N * K + 4 * N
+
+
 def test_quantizing_an_input_can_be_higher_than_multiplying_it():
     tape = tape_of(quantization="int8", rank=0)
     linear(tape, "q_proj", tape.input((ROWS, K), "bf16"), 8, bias=False)
