@@ -201,7 +201,7 @@ class _Replay:
             entry=trace.input,
         )
         inner.run(trace.nodes)
-        for storage in stack.saved:
+        for storage in (*stack.saved, *trace.kept):
             tape.drop(storage)
         peak, leaves = tape.peak, tape.live
         tape.live, tape.peak, tape.place = outer_live, outer_peak, outer_place

@@ -16,6 +16,7 @@ Repeated layers are traced once: every sum is linear in their number, so the hig
 point of a stack is that of its first or of its last layer.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,16 @@ TEMPORARY, SAVED, GRADIENT, STATIC = range(4)
 """Kinds of storage. STATIC ones (weights, inputs) are counted outside the tape."""
 
 Shape = tuple[int, ...]
+
+GROUPED = re.compile(r"\.\[\d\]\.\*")
+"""What `Tape.layers` adds to the path of layers that it traces in groups."""
+IN_GROUP = re.compile(r"\.(\*|\d+)\.\[\d\]\.\d+")
+"""The same with the number of a layer in its group, which says little."""
+
+
+def module_path(name: str) -> str:
+    """A parameter's name in the model, however its layer is traced."""
+    return GROUPED.sub("", name)
 
 
 class Storage:
@@ -68,7 +79,7 @@ class Storage:
 class Tensor:
     """A handle on a storage; `edge` is its gradient's identity, None wants none."""
 
-    __slots__ = ("dtype", "edge", "shape", "storage", "tape")
+    __slots__ = ("dtype", "edge", "origin", "shape", "storage", "tape")
 
     def __init__(
         self, tape: "Tape", storage: Storage, shape: Shape, dtype: str, edge: int | None
@@ -78,6 +89,8 @@ class Tensor:
         self.shape = shape
         self.dtype = dtype
         self.edge = edge
+        self.origin: Tensor | None = None
+        """The shard that is saved in its place, where it is gathered from shards."""
         storage.num_holders += 1
 
     def __del__(self) -> None:
@@ -210,6 +223,8 @@ class Trace:
     input: int | None
     output: int
     first_edge: int
+    kept: list[Storage] = field(default_factory=list)
+    """What selective checkpointing keeps until the layer has gone backward."""
 
 
 @dataclass(slots=True)
@@ -252,6 +267,9 @@ class _Mode:
     """Where a selectively checkpointed forward leaves its expensive outputs."""
     reuse: list[Storage] | None = None
     """What was left there, while the forward runs again."""
+    unsaved: list[Storage] = field(default_factory=list)
+    """Reused since the last save: the forward stops there when it runs again
+    (`utils/checkpoint.py`, early_stop), and what was kept beyond stays kept."""
     copies: int = 1
     """Layers that the one being traced stands for."""
     first_serial: int = 0
@@ -292,6 +310,8 @@ class Tape:
     _leaf: Storage | None = None
     """What `require_gradient` saw last, until layers take it over."""
     _count: int = 1
+    _num_layers: int = 0
+    """Layers that may be checkpointed, so far."""
     _last_edge: int = 0
     _num_storages: int = 0
 
@@ -445,12 +465,12 @@ class Tape:
         """
         mode = self._mode
         wants = mode.grad and any(x.edge is not None for x in inputs)
+        is_reused = is_expensive and wants and mode.reuse is not None
         edge = self.new_edge() if wants else None
         if alias is not None:
             storage = alias.storage
-        elif is_expensive and wants and mode.reuse is not None:
-            storage = mode.reuse.pop(0)
-            storage.num_holders -= 1
+        elif is_reused:
+            storage = self._reuse()
         else:
             storage = self.allocate(prod(shape) * ITEM_BYTES[dtype], is_savable)
         if scratch_bytes:
@@ -458,16 +478,27 @@ class Tape:
         output = Tensor(self, storage, shape, dtype, edge)
         if is_expensive and mode.keep is not None and wants:
             mode.keep.append(self.save(storage))
+            if stats_bytes:
+                mode.keep.append(self.save(self.allocate(stats_bytes)))
         if wants:
             for x in pinned:
                 self.pin(x.storage)
         if not wants or not mode.record:
             return output
-        held = [self.save(x.storage) for x in saved if x.storage.kind != STATIC]
+        kept = [x.origin or x for x in saved]
+        held = [self.save(x.storage) for x in kept if x.storage.kind != STATIC]
+        # What was gathered from shards is gathered once more in backward.
+        gathered_bytes = max((x.num_bytes for x in saved if x.origin), default=0)
+        if held:
+            self._let_go_of_unsaved()
         if saves_output:
             held.append(self.save(storage))
+        elif is_reused:
+            storage.num_holders += 1
+            mode.unsaved.append(storage)
         if stats_bytes:
-            held.append(self.save(self.allocate(stats_bytes)))
+            stats = self._reuse() if is_reused else self.allocate(stats_bytes)
+            held.append(self.save(stats))
         passed = {
             x.edge
             for x in inputs
@@ -484,12 +515,25 @@ class Tape:
                     if x.edge is not None
                 ],
                 held,
-                backward_scratch_bytes,
+                backward_scratch_bytes + gathered_bytes,
                 sum_scratch_bytes,
                 mode.is_recomputed,
             )
         )
         return output
+
+    def _reuse(self) -> Storage:
+        """The next expensive output that selective checkpointing has kept."""
+        assert self._mode.reuse is not None
+        storage = self._mode.reuse.pop(0)
+        storage.num_holders -= 1
+        return storage
+
+    def _let_go_of_unsaved(self) -> None:
+        """A recomputed layer saves something, so it has run on to here."""
+        for storage in self._mode.unsaved:
+            self.drop(storage)
+        self._mode.unsaved.clear()
 
     def split(self, x: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         """Views of parts of `x`; backward joins their gradients into a new tensor."""
@@ -510,7 +554,7 @@ class Tape:
     def weight(self, name: str, shape: Shape, *, is_linear: bool = False) -> Weight:
         """The parameter `name` of the module in scope."""
         full_name = f"{self.place}.{name}" if self.place else name
-        stored = self.policy(full_name, shape, is_linear)
+        stored = self.policy(module_path(full_name), shape, is_linear)
         if full_name not in self.parameters:
             self.parameters[full_name] = Parameter(
                 full_name, shape, self._count, stored
@@ -605,21 +649,24 @@ class Tape:
     def layers(self, name: str, count: int, body: Body, x: Tensor) -> Tensor:
         """`count` layers that a model lets be checkpointed, as the plan asks.
 
-        With every n-th checkpointed, a group of n is traced as one layer.
+        With every n-th checkpointed, counted over all layers of the model, a group of n
+        is traced as one layer.
         """
         mode, every = self.setting.checkpointing, self.setting.checkpoint_every
         if mode == "none" or every == 1:
             return self.stack(name, count, body, x, checkpointing=mode)
 
         def group(t: Tape, x: Tensor) -> Tensor:
-            y = t.stack("0", 1, body, x, checkpointing=mode)
-            return t.stack("1", every - 1, body, y)
+            y = t.stack("[1]", 1, body, x, checkpointing=mode)
+            return t.stack("[2]", every - 1, body, y)
 
-        x = self.stack(name, count // every, group, x, is_unit=False)
-        for index in range(count % every):
-            checkpointing = mode if index == 0 else "none"
-            x = self.stack(f"{name}.last", 1, body, x, checkpointing=checkpointing)
-        return x
+        first = min(count, -self._num_layers % every)
+        self._num_layers += count
+        num_groups, rest = divmod(count - first, every)
+        x = self.stack(f"{name}.*.[0]", first, body, x)
+        x = self.stack(name, num_groups, group, x, is_unit=False)
+        x = self.stack(f"{name}.*.[3]", min(rest, 1), body, x, checkpointing=mode)
+        return self.stack(f"{name}.*.[4]", max(rest - 1, 0), body, x)
 
     def stack(
         self,
@@ -761,7 +808,8 @@ class Tape:
             for pinned in self._mode.passing or ():
                 self.drop(pinned)
             assert y.edge is not None
-            trace = Trace(self.nodes, entry, y.edge, first_edge)
+            unsaved = self._mode.unsaved
+            trace = Trace(self.nodes, entry, y.edge, first_edge, unsaved)
             self._mode, self.place, self.nodes = outer_mode, outer_place, outer_nodes
             return trace
 
@@ -782,7 +830,8 @@ class Tape:
         at.temporary_bytes += extra_bytes
         if at.block_bytes > self.peak.at.block_bytes:
             layer = f"{place.removesuffix('*')}{index}"
-            self.peak = Peak(at, peak.place.replace(place, layer, 1))
+            place = peak.place.replace(place, layer, 1)
+            self.peak = Peak(at, IN_GROUP.sub(".*", place) if "[" in place else place)
 
     def _parameters_of(self, place: str, num_layers: int) -> tuple[Parameter, ...]:
         """The parameters of one of `num_layers` layers."""
