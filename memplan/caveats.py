@@ -7,9 +7,11 @@ modelled is named here, never dropped in silence.
 from memplan.accuracy import fragmentation_line
 from memplan.card import NEWEST_TORCH
 from memplan.formulas.optimizers import find_optimizer
+from memplan.formulas.parallel import WHOLE
 from memplan.formulas.weights import STORED_DTYPE
 from memplan.models import Model
 from memplan.plan import TrainingPlan
+from memplan.rank import micro_batches_in_flight
 from memplan.step import batch_of
 
 ASSUMED_SIZES = ("seq_len", "target_seq_len", "images_per_sample", "image_size")
@@ -22,7 +24,7 @@ INPUT_OF_SIZE = {
 
 
 def assumptions_of(
-    plan: TrainingPlan, model: Model, torch_version: tuple[int, int]
+    plan: TrainingPlan, model: Model, torch_version: tuple[int, int], stage: str
 ) -> tuple[str, ...]:
     """What the plan left open, and what the formulas take for granted."""
     lines = []
@@ -38,6 +40,7 @@ def assumptions_of(
         lines.append("no gradients; logits of the last token alone")
     if "tokens" in model.family.inputs:
         lines.append("every sample is padded to the full length; no padding mask")
+    lines += _division(plan, stage)
     if torch_version > NEWEST_TORCH:
         newest = ".".join(map(str, NEWEST_TORCH))
         lines.append(f"constants of torch {newest}, the newest that are known")
@@ -48,6 +51,25 @@ def assumptions_of(
     if plan.workload == "train" and find_optimizer(plan.optim).decays_gradients:
         lines.append(f"no weight decay: for it {plan.optim} would copy the gradients")
     return (*lines, *model.notes)
+
+
+def _division(plan: TrainingPlan, stage: str) -> list[str]:
+    """How model parallelism divides the run."""
+    lines = []
+    if plan.tensor_parallel > 1:
+        lines.append(
+            "tensor parallelism as Megatron's: heads, MLP and vocabulary divided, sums "
+            "reduced in place"
+        )
+    if stage != WHOLE:
+        in_flight = micro_batches_in_flight(plan, stage)
+        lines.append(
+            f"1F1B schedule; the {stage} pipeline stage is the most loaded, with "
+            f"{in_flight} micro-batches in flight"
+        )
+    if plan.context_parallel > 1:
+        lines.append("ring attention over the context-parallel ranks")
+    return lines
 
 
 def unsupported_of(plan: TrainingPlan) -> tuple[str, ...]:
@@ -67,6 +89,8 @@ def unsupported_of(plan: TrainingPlan) -> tuple[str, ...]:
         lines.append(
             "LLM.int8's outlier columns, multiplied apart: how many depends on the data"
         )
+    if plan.context_parallel > 1:
+        lines.append("key-value blocks of other ranks while they pass around the ring")
     if plan.attn_implementation in ("auto", "cudnn"):
         lines.append("cuDNN attention workspaces beyond dq in fp32")
     return tuple(lines)
@@ -74,7 +98,7 @@ def unsupported_of(plan: TrainingPlan) -> tuple[str, ...]:
 
 def _quantized_base(plan: TrainingPlan, model: Model) -> str:
     """The recipe of a quantized base: PEFT's preparation casts the rest to fp32."""
-    others = model.frozen_dtype or STORED_DTYPE[plan.precision]
+    others = plan.frozen_dtype or model.frozen_dtype or STORED_DTYPE[plan.precision]
     how = (
         "as prepare_model_for_kbit_training leaves them"
         if others == "fp32"

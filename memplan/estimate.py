@@ -26,6 +26,7 @@ from memplan.hardware import Gpu
 from memplan.models import find_model
 from memplan.moments import Moment, moments_of
 from memplan.plan import TrainingPlan
+from memplan.rank import num_parameters, part_of, stages_of
 from memplan.report import (
     Band,
     Components,
@@ -52,25 +53,42 @@ def estimate(plan: TrainingPlan) -> MemoryReport:
     capability = gpu.compute_capability or (9, 0)
     optimizer = find_optimizer(plan.optim)
     num_sms = gpu.num_sms or ASSUMED_SMS
-    step = trace_step(plan, model, optimizer, capability, torch_version, num_sms)
     workspace = 2 * cublas_workspace_bytes(capability, torch_version)
-    moments = moments_of(step, workspace)
-    highest = max(moments, key=lambda moment: (moment.step == 2, moment.allocated))
+    part = part_of(plan, model)
+    candidates = []
+    for stage in stages_of(plan):
+        step = trace_step(
+            plan, part, optimizer, capability, torch_version, num_sms, stage
+        )
+        moments = moments_of(step, workspace)
+        highest = max(moments, key=lambda moment: (moment.step == 2, moment.allocated))
+        candidates.append((highest.allocated, stage, step, moments, highest))
+    _, stage, step, moments, highest = max(candidates, key=lambda some: some[0])
+    whole = step.num_parameters if part is model else num_parameters(model)
     return _report(
         plan,
         gpu,
         torch_version,
         ModelSize(
             name=model.name,
-            parameters=step.num_parameters,
-            trainable_parameters=step.num_trainable,
+            parameters=whole,
+            trainable_parameters=step.num_trainable
+            if part is model
+            else _all_ranks(whole, step),
         ),
         highest,
         _by_convention(plan, step, highest.components),
         moments,
-        assumptions_of(plan, model, torch_version) + step.assumptions,
+        assumptions_of(plan, model, torch_version, stage) + step.assumptions,
         unsupported_of(plan) + step.unsupported,
     )
+
+
+def _all_ranks(whole: int, step: Step) -> int:
+    """Trainable parameters of all ranks: all, or as large a part as on this one."""
+    if step.num_trainable == step.num_parameters:
+        return whole
+    return whole * step.num_trainable // step.num_parameters
 
 
 def _by_convention(

@@ -9,7 +9,7 @@ and checks itself: what contradicts itself raises `PlanError`.
 from dataclasses import dataclass, fields
 from functools import cache
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from memplan.errors import PlanError, UnknownNameError
 from memplan.formulas.optimizers import find_optimizer
@@ -21,6 +21,7 @@ Precision = Literal[
 Accounting = Literal["torch", "zero", "hf"]
 Sharding = Literal["fsdp2", "deepspeed"]
 Quantization = Literal["none", "int8", "nf4"]
+FrozenDtype = Literal["fp32", "bf16", "fp16"]
 Workload = Literal["train", "generate"]
 
 MAX_COUNT = 2**40
@@ -47,6 +48,9 @@ class TrainingPlan:
     lora_targets: tuple[str, ...] = ()
     """Names of linear layers; empty takes the model's own default."""
     lora_dropout: float = 0.0
+    frozen_dtype: FrozenDtype | None = None
+    """What frozen parts are stored in; None is the preset's, or the precision's own.
+    transformers loads a checkpoint in the dtype it is stored in, often bf16."""
     quantization: Quantization = "none"
     """How the linear layers of a frozen base are stored: none, int8 or nf4."""
 
@@ -148,9 +152,8 @@ def _field_types() -> dict[str, tuple[tuple[type, ...], str]]:
     """What each field may hold, and how a person calls it."""
     found = {}
     for item in fields(TrainingPlan):
-        parts = (
-            get_args(item.type) if isinstance(item.type, UnionType) else (item.type,)
-        )
+        is_union = get_origin(item.type) in (UnionType, Union)
+        parts = get_args(item.type) if is_union else (item.type,)
         kinds = tuple(_kind(part) for part in parts)
         if float in kinds:
             kinds = (*kinds, int)
@@ -181,7 +184,7 @@ def _check_model(plan: TrainingPlan) -> None:
 def _check_choices(plan: TrainingPlan) -> None:
     for name, choices in _CHOICES.items():
         value = getattr(plan, name)
-        if value not in choices:
+        if value is not None and value not in choices:
             raise UnknownNameError.of(name.replace("_", "-"), str(value), choices)
     find_optimizer(plan.optim)
     name = plan.activation_checkpointing
@@ -287,6 +290,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
     "accounting": get_args(Accounting),
     "sharding": get_args(Sharding),
+    "frozen_dtype": get_args(FrozenDtype),
     "quantization": get_args(Quantization),
     "workload": get_args(Workload),
     "attn_implementation": KERNELS,

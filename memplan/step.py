@@ -16,9 +16,18 @@ from memplan.formulas.optimizers import (
     state_tensors,
     table_tensors,
 )
+from memplan.formulas.parallel import WHOLE
 from memplan.formulas.setting import ALL_LINEAR, Batch, LowRank, Setting
 from memplan.formulas.sharding import Sharder, Tensors, trained
-from memplan.formulas.tape import ITEM_BYTES, Parameter, Phase, Tape, Totals
+from memplan.formulas.tape import (
+    ITEM_BYTES,
+    Parameter,
+    Peak,
+    Phase,
+    Tape,
+    Totals,
+    module_path,
+)
 from memplan.formulas.weights import (
     AUTOCAST_DTYPE,
     STORED_DTYPE,
@@ -27,6 +36,8 @@ from memplan.formulas.weights import (
 )
 from memplan.models import Model
 from memplan.plan import TrainingPlan
+from memplan.rank import micro_batches_in_flight
+from memplan.units import ceil_div
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +111,11 @@ def trace_step(
     compute_capability: tuple[int, int],
     torch_version: tuple[int, int],
     num_sms: int,
+    stage: str = WHOLE,
 ) -> Step:
     """Trace the forward and backward pass of one micro-batch, and size the rest.
+
+    `model` is the part of it that a rank of the pipeline `stage` holds.
 
     Raises:
         PlanError: the plan does not suit the model.
@@ -112,7 +126,7 @@ def trace_step(
     tape = Tape(
         policy=_storing(plan, model, sharder, patterns),
         setting=_setting(
-            plan, model, sharder, compute_capability, torch_version, num_sms
+            plan, model, sharder, compute_capability, torch_version, num_sms, stage
         ),
     )
     gradients_exist = plan.gradient_accumulation_steps > 1
@@ -129,8 +143,26 @@ def trace_step(
         run_backward(tape, loss, gradients_exist=gradients_exist)
         tape.end_phase("backward")
     parameters = tuple(tape.parameters.values())
-    _check_trainable(plan, model, parameters, patterns)
-    return _sized(plan, model, batch, optimizer, sharder, tape, parameters)
+    if stage == WHOLE:
+        _check_trainable(plan, model, parameters, patterns)
+    step = _sized(plan, model, batch, optimizer, sharder, tape, parameters)
+    in_flight = micro_batches_in_flight(plan, stage)
+    return replace(step, phases=_with_in_flight(step.phases, in_flight - 1))
+
+
+def _with_in_flight(phases: tuple[Phase, ...], others: int) -> tuple[Phase, ...]:
+    """The phases beside `others` micro-batches that wait for their backward pass."""
+    if not others:
+        return phases
+    waiting = next(phase.end for phase in phases if phase.name == "loss")
+    return tuple(
+        Phase(
+            phase.name,
+            Peak(phase.peak.at.plus(waiting, others), phase.peak.place),
+            phase.end.plus(waiting, others),
+        )
+        for phase in phases
+    )
 
 
 def batch_of(plan: TrainingPlan, model: Model) -> Batch:
@@ -160,7 +192,9 @@ def batch_of(plan: TrainingPlan, model: Model) -> Batch:
             )
     return Batch(
         size=plan.per_device_train_batch_size,
-        seq_len=seq_len if "tokens" in family.inputs else 0,
+        seq_len=ceil_div(seq_len, plan.context_parallel)
+        if "tokens" in family.inputs
+        else 0,
         target_seq_len=plan.target_seq_len or defaults.get("target_seq_len", 128),
         images_per_sample=plan.images_per_sample
         or defaults.get("images_per_sample", 1),
@@ -199,6 +233,7 @@ def _setting(
     compute_capability: tuple[int, int],
     torch_version: tuple[int, int],
     num_sms: int,
+    stage: str,
 ) -> Setting:
     low_rank = None
     if plan.trainable == "lora":
@@ -219,6 +254,9 @@ def _setting(
         compute_capability=compute_capability,
         torch_version=torch_version,
         num_sms=num_sms,
+        hidden_dtype=STORED_DTYPE[plan.precision],
+        sequence_shards=plan.tensor_parallel if plan.sequence_parallel else 1,
+        stage=stage,
     )
 
 
@@ -266,7 +304,7 @@ def _storing(
     return Storing(
         dtype=dtype,
         trainable=patterns,
-        frozen_dtype=model.frozen_dtype or dtype,
+        frozen_dtype=plan.frozen_dtype or model.frozen_dtype or dtype,
         compute_dtype=AUTOCAST_DTYPE.get(plan.precision, dtype),
         quantization=plan.quantization,
         never_quantized=model.family.never_quantized,
@@ -281,7 +319,7 @@ def _check_trainable(
     patterns: tuple[str, ...],
 ) -> None:
     """Every pattern, and every LoRA target, must have found something."""
-    names = [p.name for p in parameters]
+    names = [module_path(p.name) for p in parameters]
     if plan.trainable == "lora":
         _check_adapters(plan.lora_targets, model, parameters)
     for pattern in patterns:

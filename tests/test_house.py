@@ -24,6 +24,7 @@ FLOORS = {
     "card": 3,
     "caveats": 3,
     "moments": 3,
+    "rank": 3,
     "step": 3,
     "estimate": 3,
     "views": 4,

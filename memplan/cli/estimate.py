@@ -10,6 +10,7 @@ from memplan.cli.values import (
     parse_attention,
     parse_checkpointing,
     parse_count,
+    parse_dtype,
     parse_fraction,
     parse_precision,
     parse_size,
@@ -120,6 +121,15 @@ def estimate(
     lora_dropout: Annotated[
         float | None,
         option("--lora-dropout", help="[default: 0]", panel=TRAINED),
+    ] = None,
+    frozen_dtype: Annotated[
+        Any,
+        option(
+            "--frozen-dtype",
+            help="fp32, bf16 or fp16: what frozen parts are stored in.",
+            panel=TRAINED,
+            parser=parse_dtype,
+        ),
     ] = None,
     quantization: Annotated[
         Text,

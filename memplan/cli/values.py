@@ -61,6 +61,12 @@ def parse_precision(text: str) -> str:
     return _PRECISIONS.get(key, key)
 
 
+def parse_dtype(text: str) -> str:
+    """A dtype in its short form: bf16, bfloat16 and torch.bfloat16 are one."""
+    key = text.strip().lower().removeprefix("torch.")
+    return _DTYPES.get(key, key)
+
+
 def parse_checkpointing(text: str) -> str:
     """none, full, selective or every-N; true and false as the Trainer takes them."""
     key = text.strip().lower().replace("_", "-")
@@ -83,6 +89,13 @@ _PRECISIONS = {
     "fp16": "fp16-mixed",
     "float16": "fp16-mixed",
     "half": "fp16-mixed",
+}
+_DTYPES = {
+    "float32": "fp32",
+    "float": "fp32",
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "half": "fp16",
 }
 _ATTENTIONS = {
     "sdpa": "auto",

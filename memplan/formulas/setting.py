@@ -50,6 +50,12 @@ class Setting:
     num_sms: int = 132
     """Multiprocessors of the card: over so many a sum is split."""
     torch_version: tuple[int, int] = (2, 14)
+    hidden_dtype: str = "fp32"
+    """What a pipeline stage receives from the one before."""
+    sequence_shards: int = 1
+    """Ranks that share the sequence between tensor-parallel layers."""
+    stage: str = "all"
+    """The pipeline stage that is traced: all, first or last."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

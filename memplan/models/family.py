@@ -28,6 +28,9 @@ class Family:
     kv_bytes_per_token: Callable[[Any, int], int] | None = None
     """Bytes of the KV cache of one token, by bytes of an element; None where the model
     generates nothing."""
+    divide: Callable[[Any, int, int], Any] | None = None
+    """The configuration of one rank, of so many tensor-parallel ranks and pipeline
+    stages; None where the family cannot be divided. Raises PlanError."""
     lora_targets: tuple[str, ...] = ()
     """The linear layers PEFT adapts by default."""
     never_quantized: tuple[str, ...] = ("lm_head",)

@@ -1,7 +1,7 @@
 """GPT-2."""
 
 from memplan.models.family import Family
-from memplan.models.gpt2.config import Gpt2Config, check
+from memplan.models.gpt2.config import Gpt2Config, check, divide
 from memplan.models.gpt2.formula import forward
 
 FAMILY = Family(
@@ -16,4 +16,5 @@ FAMILY = Family(
     ),
     lora_targets=("c_attn",),
     check=check,
+    divide=divide,
 )

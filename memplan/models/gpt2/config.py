@@ -1,9 +1,10 @@
 """GPT-2 and the models that share its config.json."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from memplan.errors import ModelConfigError
+from memplan.errors import ModelConfigError, PlanError
 from memplan.formulas.layers import ACTIVATIONS
+from memplan.units import ceil_div
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +25,12 @@ class Gpt2Config:
     add_cross_attention: bool = False
     reorder_and_upcast_attn: bool = False
     scale_attn_by_inverse_layer_idx: bool = False
+    head_size: int | None = None
+    """Of a rank's share; a config.json leaves it out: n_embd over n_head."""
+
+    @property
+    def size_of_head(self) -> int:
+        return self.head_size or self.n_embd // self.n_head
 
     @property
     def inner_size(self) -> int:
@@ -52,3 +59,30 @@ def check(config: Gpt2Config) -> None:
                 f"GPT-2 with {name} is not covered.",
                 hint="Use eager attention without it, or leave it out.",
             )
+
+
+def divide(config: Gpt2Config, tensor: int, pipeline: int) -> Gpt2Config:
+    """The configuration of one rank: Megatron's shares of heads, MLP and vocabulary.
+
+    Raises:
+        PlanError: heads or MLP cannot be divided, or layers cannot fill the stages.
+    """
+    for name, size in (("n_head", config.n_head), ("n_inner", config.inner_size)):
+        if size % tensor:
+            raise PlanError(
+                f"{name} {size} cannot be divided by --tensor-parallel {tensor}.",
+                hint="Use a divisor of it.",
+            )
+    if config.n_layer < pipeline:
+        raise PlanError(
+            f"{config.n_layer} layers cannot fill {pipeline} stages.",
+            hint=f"Use --pipeline-parallel {config.n_layer} or less.",
+        )
+    return replace(
+        config,
+        n_head=config.n_head // tensor,
+        head_size=config.size_of_head,
+        n_inner=config.inner_size // tensor,
+        vocab_size=ceil_div(config.vocab_size, tensor),
+        n_layer=ceil_div(config.n_layer, pipeline),
+    )

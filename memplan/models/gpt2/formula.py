@@ -16,17 +16,37 @@ from memplan.formulas.layers import (
 )
 from memplan.formulas.linear import linear
 from memplan.formulas.loss import causal_lm_loss, last_token
+from memplan.formulas.parallel import (
+    FIRST,
+    LAST,
+    gather_sequence,
+    receive,
+    scatter_sequence,
+)
 from memplan.formulas.setting import Batch
 from memplan.formulas.tape import Tape, Tensor
 from memplan.models.gpt2.config import Gpt2Config
 
 
 def forward(t: Tape, config: Gpt2Config, batch: Batch) -> Tensor:
-    """`GPT2LMHeadModel.forward` with labels: the loss."""
+    """`GPT2LMHeadModel.forward` with labels: the loss.
+
+    A first pipeline stage ends with the hidden states that it sends on, a last one
+    begins with those it receives.
+    """
     B, L = batch.size, batch.seq_len
-    with t.scope("transformer.wte"):
-        table = t.weight("weight", (config.vocab_size, config.n_embd))
-    hidden_states = transformer(t, config, token_embedding(t, table, (B, L)))
+    table = None
+    if t.setting.stage == LAST:
+        arrived = receive(t, (B, L, config.n_embd))
+        hidden_states = transformer(t, config, arrived, L)
+    else:
+        with t.scope("transformer.wte"):
+            table = t.weight("weight", (config.vocab_size, config.n_embd))
+        hidden_states = transformer(t, config, token_embedding(t, table, (B, L)), L)
+    if t.setting.stage == FIRST:
+        t.end_phase("forward")
+        return hidden_states
+    hidden_states = gather_sequence(t, hidden_states)
     if not batch.has_labels:
         hidden_states = last_token(t, hidden_states)
     logits = linear(
@@ -43,21 +63,29 @@ def forward(t: Tape, config: Gpt2Config, batch: Batch) -> Tensor:
     return causal_lm_loss(t, logits)
 
 
-def transformer(t: Tape, config: Gpt2Config, inputs_embeds: Tensor) -> Tensor:
-    """`GPT2Model.forward` from the token embeddings on."""
-    L = inputs_embeds.shape[1]
+def transformer(t: Tape, config: Gpt2Config, inputs_embeds: Tensor, L: int) -> Tensor:
+    """`GPT2Model.forward` from the token embeddings on, or from what a stage receives.
+
+    `L` is the whole sequence, of which the embeddings can be a shard.
+    """
     with t.scope("transformer"):
         position_ids = t.tensor((1, L), "int64")
-        with t.scope("wpe"):
-            positions = t.weight("weight", (config.n_positions, config.n_embd))
-        position_embeds = embedding(t, positions, (1, L), position_ids)
-        hidden_states = add(t, inputs_embeds, position_embeds)
         mask = causal_mask(t, (inputs_embeds.shape[0], L, L), inputs_embeds.dtype)
-        hidden_states = dropout(t, hidden_states, config.embd_pdrop)
+        if t.setting.stage == LAST:
+            hidden_states = t.view(inputs_embeds, inputs_embeds.shape)
+        else:
+            with t.scope("wpe"):
+                positions = t.weight("weight", (config.n_positions, config.n_embd))
+            position_embeds = embedding(t, positions, (1, L), position_ids)
+            hidden_states = add(t, inputs_embeds, position_embeds)
+            hidden_states = scatter_sequence(t, hidden_states)
+            hidden_states = dropout(t, hidden_states, config.embd_pdrop)
         hidden_states = t.layers(
             "h", config.n_layer, Block(config, mask), hidden_states
         )
         del position_ids
+        if t.setting.stage == FIRST:
+            return hidden_states
         return layer_norm(t, "ln_f", hidden_states)
 
 
@@ -83,10 +111,13 @@ class Block:
     def attention(self, t: Tape, x: Tensor) -> Tensor:
         """`GPT2Attention`: one projection for query, key and value, then split."""
         config = self.config
-        B, L, D = x.shape
-        heads = (B, config.n_head, L, D // config.n_head)
+        D = x.shape[-1]
         with t.scope("attn"):
-            fused = linear(t, "c_attn", x, 3 * D, transposed=True)
+            whole = gather_sequence(t, x)
+            B, L, _ = whole.shape
+            heads = (B, config.n_head, L, config.size_of_head)
+            width = config.n_head * config.size_of_head
+            fused = linear(t, "c_attn", whole, 3 * width, transposed=True)
             query, key, value = t.split(fused, [heads] * 3)
             del fused
             attn_output = attend(
@@ -101,15 +132,18 @@ class Block:
                 casts_weights=True,
             )
             attn_output = linear(t, "c_proj", attn_output, D, transposed=True)
+            attn_output = scatter_sequence(t, attn_output)
             return dropout(t, attn_output, config.resid_pdrop)
 
     def mlp(self, t: Tape, x: Tensor) -> Tensor:
         """`GPT2MLP`."""
         config = self.config
         with t.scope("mlp"):
-            hidden_states = linear(t, "c_fc", x, config.inner_size, transposed=True)
+            whole = gather_sequence(t, x)
+            hidden_states = linear(t, "c_fc", whole, config.inner_size, transposed=True)
             hidden_states = activation(t, config.activation_function, hidden_states)
             hidden_states = linear(
                 t, "c_proj", hidden_states, x.shape[-1], transposed=True
             )
+            hidden_states = scatter_sequence(t, hidden_states)
             return dropout(t, hidden_states, config.resid_pdrop)

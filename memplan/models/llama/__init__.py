@@ -1,7 +1,7 @@
 """Llama, Mistral, Qwen2 and Qwen3."""
 
 from memplan.models.family import Family
-from memplan.models.llama.config import LlamaConfig, check
+from memplan.models.llama.config import LlamaConfig, check, divide
 from memplan.models.llama.formula import forward
 
 FAMILY = Family(
@@ -16,4 +16,5 @@ FAMILY = Family(
     ),
     lora_targets=("q_proj", "v_proj"),
     check=check,
+    divide=divide,
 )

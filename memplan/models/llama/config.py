@@ -1,9 +1,10 @@
 """Llama and the families that share its blocks: Mistral, Qwen2, Qwen3."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from memplan.errors import ModelConfigError
+from memplan.errors import ModelConfigError, PlanError
 from memplan.formulas.layers import ACTIVATIONS
+from memplan.units import ceil_div
 
 ABSENT = 0
 """A field that a config.json leaves out, where that is not the same as null."""
@@ -134,3 +135,34 @@ def check(config: LlamaConfig) -> None:
                 f"Training a {architecture} is not covered.",
                 hint='Set "architectures" in its config.json to a causal LM.',
             )
+
+
+def divide(config: LlamaConfig, tensor: int, pipeline: int) -> LlamaConfig:
+    """The configuration of one rank: Megatron's shares of heads, MLP and vocabulary.
+
+    Key-value heads that are fewer than the ranks are copied to each.
+
+    Raises:
+        PlanError: heads or MLP cannot be divided, or layers cannot fill the stages.
+    """
+    for name in ("num_attention_heads", "intermediate_size"):
+        if getattr(config, name) % tensor:
+            raise PlanError(
+                f"{name} {getattr(config, name)} cannot be divided by "
+                f"--tensor-parallel {tensor}.",
+                hint="Use a divisor of it.",
+            )
+    if config.num_hidden_layers < pipeline:
+        raise PlanError(
+            f"{config.num_hidden_layers} layers cannot fill {pipeline} stages.",
+            hint=f"Use --pipeline-parallel {config.num_hidden_layers} or less.",
+        )
+    return replace(
+        config,
+        num_attention_heads=config.num_attention_heads // tensor,
+        num_key_value_heads=ceil_div(config.kv_heads, tensor),
+        head_dim=config.head_size,
+        intermediate_size=config.intermediate_size // tensor,
+        vocab_size=ceil_div(config.vocab_size, tensor),
+        num_hidden_layers=ceil_div(config.num_hidden_layers, pipeline),
+    )

@@ -15,18 +15,37 @@ from memplan.formulas.layers import (
 )
 from memplan.formulas.linear import linear
 from memplan.formulas.loss import causal_lm_loss, last_token
+from memplan.formulas.parallel import (
+    FIRST,
+    LAST,
+    gather_sequence,
+    receive,
+    scatter_sequence,
+)
 from memplan.formulas.setting import Batch
 from memplan.formulas.tape import Tape, Tensor
 from memplan.models.llama.config import LlamaConfig
 
 
 def forward(t: Tape, config: LlamaConfig, batch: Batch) -> Tensor:
-    """`LlamaForCausalLM.forward` with labels: the loss."""
+    """`LlamaForCausalLM.forward` with labels: the loss.
+
+    A first pipeline stage ends with the hidden states that it sends on, a last one
+    begins with those it receives.
+    """
     B, L = batch.size, batch.seq_len
-    with t.scope("model.embed_tokens"):
-        table = t.weight("weight", (config.vocab_size, config.hidden_size))
-    hidden_states = token_embedding(t, table, (B, L))
-    hidden_states = decoder(t, config, hidden_states)
+    table = None
+    if t.setting.stage == LAST:
+        hidden_states = receive(t, (B, L, config.hidden_size))
+    else:
+        with t.scope("model.embed_tokens"):
+            table = t.weight("weight", (config.vocab_size, config.hidden_size))
+        hidden_states = scatter_sequence(t, token_embedding(t, table, (B, L)))
+    hidden_states = decoder(t, config, hidden_states, L)
+    if t.setting.stage == FIRST:
+        t.end_phase("forward")
+        return hidden_states
+    hidden_states = gather_sequence(t, hidden_states)
     with t.scope("lm_head"):
         shared = table if config.tie_word_embeddings else None
     if not batch.has_labels:
@@ -40,10 +59,13 @@ def forward(t: Tape, config: LlamaConfig, batch: Batch) -> Tensor:
     return causal_lm_loss(t, logits)
 
 
-def decoder(t: Tape, config: LlamaConfig, inputs_embeds: Tensor) -> Tensor:
-    """`LlamaModel.forward` from the embeddings on: all layers and the last norm."""
+def decoder(t: Tape, config: LlamaConfig, inputs_embeds: Tensor, L: int) -> Tensor:
+    """`LlamaModel.forward` from the embeddings on: all layers and the last norm.
+
+    `L` is the whole sequence, of which the embeddings can be a shard.
+    """
     with t.scope("model"):
-        B, L, _ = inputs_embeds.shape
+        B = inputs_embeds.shape[0]
         dtype = inputs_embeds.dtype
         positions = t.tensor((1, L), "int64")
         mask = causal_mask(t, (B, L, L), dtype, config.window)
@@ -54,6 +76,8 @@ def decoder(t: Tape, config: LlamaConfig, inputs_embeds: Tensor) -> Tensor:
         hidden_states = t.layers(
             "layers", config.num_hidden_layers, layer, hidden_states
         )
+        if t.setting.stage == FIRST:
+            return hidden_states
         return rms_norm(t, "norm", hidden_states)
 
 
@@ -85,9 +109,10 @@ class DecoderLayer:
         config = self.config
         H, G = config.num_attention_heads, config.kv_heads
         with t.scope("self_attn"):
-            query = self.heads(t, "q", x, H)
-            key = self.heads(t, "k", x, G)
-            value = self.heads(t, "v", x, G)
+            whole = gather_sequence(t, x)
+            query = self.heads(t, "q", whole, H)
+            key = self.heads(t, "k", whole, G)
+            value = self.heads(t, "v", whole, G)
             query, key = (
                 rotary(t, query, self.cosines, self.sines),
                 rotary(t, key, self.cosines, self.sines),
@@ -101,13 +126,14 @@ class DecoderLayer:
                 causal=self.mask is None,
                 dropout_probability=config.attention_dropout,
             )
-            return linear(
+            attn_output = linear(
                 t,
                 "o_proj",
                 attn_output,
                 config.hidden_size,
                 bias=config.has_output_bias,
             )
+            return scatter_sequence(t, attn_output)
 
     def heads(self, t: Tape, name: str, x: Tensor, num_heads: int) -> Tensor:
         """A projection as [B, H, L, K]; Qwen3 normalises query and key."""
@@ -124,20 +150,16 @@ class DecoderLayer:
 def mlp(t: Tape, config: LlamaConfig, x: Tensor) -> Tensor:
     """`LlamaMLP`: down(act(gate(x)) * up(x))."""
     with t.scope("mlp"):
-        bias = config.has_mlp_bias
+        F, bias = config.intermediate_size, config.has_mlp_bias
+        whole = gather_sequence(t, x)
         gate = activation(
-            t,
-            config.hidden_act,
-            linear(t, "gate_proj", x, config.intermediate_size, bias=bias),
+            t, config.hidden_act, linear(t, "gate_proj", whole, F, bias=bias)
         )
-        return linear(
+        down = linear(
             t,
             "down_proj",
-            multiply(
-                t,
-                gate,
-                linear(t, "up_proj", x, config.intermediate_size, bias=bias),
-            ),
+            multiply(t, gate, linear(t, "up_proj", whole, F, bias=bias)),
             config.hidden_size,
             bias=bias,
         )
+        return scatter_sequence(t, down)
