@@ -13,7 +13,8 @@ from memplan.card import ASSUMED_SMS, card_of, context_of, torch_version_of
 from memplan.caveats import assumptions_of, unsupported_of
 from memplan.formulas.allocator import SEGMENT_STEP_BYTES
 from memplan.formulas.optimizers import find_optimizer, state_tensors
-from memplan.formulas.tape import ITEM_BYTES, Parameter, Stored
+from memplan.formulas.parameters import Parameter, Stored
+from memplan.formulas.tensors import ITEM_BYTES
 from memplan.formulas.weights import (
     AUTOCAST_DTYPE,
     STORED_DTYPE,

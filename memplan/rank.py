@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from memplan.errors import PlanError
 from memplan.formulas.parallel import FIRST, LAST, WHOLE
+from memplan.formulas.parameters import Stored
 from memplan.formulas.setting import Batch
-from memplan.formulas.tape import Stored, Tape
+from memplan.formulas.tape import Tape
 from memplan.models import Model
 from memplan.plan import TrainingPlan
 

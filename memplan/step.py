@@ -17,17 +17,12 @@ from memplan.formulas.optimizers import (
     table_tensors,
 )
 from memplan.formulas.parallel import WHOLE
+from memplan.formulas.parameters import Parameter, module_path
 from memplan.formulas.setting import ALL_LINEAR, Batch, LowRank, Setting
 from memplan.formulas.sharding import Sharder, Tensors, trained
-from memplan.formulas.tape import (
-    ITEM_BYTES,
-    Parameter,
-    Peak,
-    Phase,
-    Tape,
-    Totals,
-    module_path,
-)
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import ITEM_BYTES
+from memplan.formulas.trace import Peak, Phase, Totals
 from memplan.formulas.weights import (
     AUTOCAST_DTYPE,
     STORED_DTYPE,

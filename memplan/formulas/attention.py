@@ -14,8 +14,10 @@ from memplan.formulas.kernels import (
     why_not,
 )
 from memplan.formulas.layers import add, concatenate, copy, lower, multiply, part, scale
+from memplan.formulas.parameters import Shape
 from memplan.formulas.plain_attention import eager, math, repeat_heads
-from memplan.formulas.tape import Shape, Tape, Tensor
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.units import round_up
 
 

@@ -10,17 +10,9 @@ first (`input_buffer.cpp`). A leaf keeps its first gradient and adds later ones 
 from collections import Counter
 from dataclasses import dataclass, field
 
-from memplan.formulas.tape import (
-    GRADIENT,
-    STATIC,
-    Node,
-    Peak,
-    Stack,
-    Storage,
-    Tape,
-    Tensor,
-    Totals,
-)
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import GRADIENT, STATIC, Storage, Tensor
+from memplan.formulas.trace import Node, Peak, Stack, Totals
 
 
 def run_backward(tape: Tape, loss: Tensor, *, gradients_exist: bool = False) -> None:

@@ -10,7 +10,9 @@ Letters: B images, C channels, H and W height and width of a map, R regions.
 from math import prod
 
 from memplan.formulas.layers import add, cast, lower, promote, upper
-from memplan.formulas.tape import ITEM_BYTES, Shape, Tape, Tensor
+from memplan.formulas.parameters import Shape
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import ITEM_BYTES, Tensor
 from memplan.units import round_up
 
 INDEX_BYTES = 8

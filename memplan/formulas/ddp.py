@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from heapq import heapify, heapreplace
 
 from memplan.formulas.gathering import Gathering, NoGathering
+from memplan.formulas.parameters import Parameter
 from memplan.formulas.sharding import Tensors, in_model_order, item_bytes, trained
-from memplan.formulas.tape import Parameter
 from memplan.units import MiB
 
 FIRST_BUCKET_BYTES = 1 * MiB

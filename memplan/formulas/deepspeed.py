@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from memplan.formulas.allocator import block_bytes
 from memplan.formulas.gathering import Gathering, Layer, NoGathering
+from memplan.formulas.parameters import Parameter
 from memplan.formulas.sharding import (
     Tensors,
     in_model_order,
@@ -18,7 +19,8 @@ from memplan.formulas.sharding import (
     total_elements,
     trained,
 )
-from memplan.formulas.tape import Parameter, Tape, Totals
+from memplan.formulas.tape import Tape
+from memplan.formulas.trace import Totals
 from memplan.units import ceil_div
 
 REDUCE_BUCKET_ELEMENTS = 500_000_000
@@ -191,7 +193,7 @@ def is_persistent(parameter: Parameter) -> bool:
 
 
 def _flat_tensor(num_elements: int, count: int) -> Parameter:
-    from memplan.formulas.tape import Stored
+    from memplan.formulas.parameters import Stored
 
     stored = Stored("fp32", True, 4 * num_elements)
     return Parameter("partition", (num_elements,), count, stored)

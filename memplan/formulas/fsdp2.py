@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from memplan.formulas.allocator import block_bytes
 from memplan.formulas.gathering import Gathering, Layer
+from memplan.formulas.parameters import Parameter
 from memplan.formulas.sharding import (
     Tensors,
     chunk_elements,
@@ -23,7 +24,9 @@ from memplan.formulas.sharding import (
     rows_of,
     trained,
 )
-from memplan.formulas.tape import ITEM_BYTES, Parameter, Tape, Totals
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import ITEM_BYTES
+from memplan.formulas.trace import Totals
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

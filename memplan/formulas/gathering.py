@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from memplan.formulas.tape import Parameter, Tape, Totals
+    from memplan.formulas.parameters import Parameter
+    from memplan.formulas.tape import Tape
+    from memplan.formulas.trace import Totals
 
 
 @dataclass(frozen=True, slots=True)

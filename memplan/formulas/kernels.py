@@ -10,7 +10,7 @@ K size of a head.
 
 from dataclasses import dataclass
 
-from memplan.formulas.tape import ITEM_BYTES
+from memplan.formulas.tensors import ITEM_BYTES
 from memplan.units import ceil_div, round_up
 
 SMALL_SHARED_MEMORY = ((8, 6), (8, 9), (12, 0), (12, 1))

@@ -9,8 +9,10 @@ Letters: B batch, L sequence length, D hidden size, F inner size of the MLP.
 
 from math import prod
 
+from memplan.formulas.parameters import Shape
 from memplan.formulas.reductions import row_sum_bytes
-from memplan.formulas.tape import ITEM_BYTES, Shape, Tape, Tensor, Weight
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import ITEM_BYTES, Tensor, Weight
 from memplan.units import round_up
 
 

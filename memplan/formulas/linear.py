@@ -16,7 +16,8 @@ from memplan.formulas.layers import (
     sum_scratch_bytes,
 )
 from memplan.formulas.setting import LowRank
-from memplan.formulas.tape import ITEM_BYTES, Tape, Tensor, Weight
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import ITEM_BYTES, Tensor, Weight
 
 
 def linear(

@@ -6,7 +6,8 @@ Letters: N rows (tokens that are predicted), V vocabulary.
 from math import prod
 
 from memplan.formulas.layers import cast, upper
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 
 
 def causal_lm_loss(t: Tape, logits: Tensor) -> Tensor:

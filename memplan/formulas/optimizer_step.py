@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 
 from memplan.formulas.allocator import block_bytes
 from memplan.formulas.optimizers import Optimizer, factor_elements
-from memplan.formulas.tape import ITEM_BYTES, Parameter
+from memplan.formulas.parameters import Parameter
+from memplan.formulas.tensors import ITEM_BYTES
 
 Tensors = list[tuple[int, int]]
 

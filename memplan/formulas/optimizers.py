@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from memplan.errors import UnknownNameError
-from memplan.formulas.tape import ITEM_BYTES, Parameter
+from memplan.formulas.parameters import Parameter
+from memplan.formulas.tensors import ITEM_BYTES
 
 MIN_8BIT_ELEMENTS = 4096
 """bitsandbytes keeps the states of smaller tensors in fp32 (`min_8bit_size`)."""

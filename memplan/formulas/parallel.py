@@ -8,7 +8,9 @@ Tensor parallelism itself needs no operator here: a rank runs the same formula w
 share of heads, of the MLP and of the vocabulary, and reduces in place.
 """
 
-from memplan.formulas.tape import Shape, Tape, Tensor
+from memplan.formulas.parameters import Shape
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.units import ceil_div
 
 WHOLE, FIRST, LAST = "all", "first", "last"

@@ -7,7 +7,9 @@ key and value arrive as views [B, H, L, K] of memory ordered [B, L, H, K].
 from math import prod
 
 from memplan.formulas.layers import add, cast, copy, dropout, lower, promote, scale
-from memplan.formulas.tape import ITEM_BYTES, Shape, Tape, Tensor
+from memplan.formulas.parameters import Shape
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import ITEM_BYTES, Tensor
 
 
 def eager(

@@ -11,7 +11,8 @@ from math import prod
 from typing import Protocol
 
 from memplan.formulas.gathering import Gathering
-from memplan.formulas.tape import ITEM_BYTES, Parameter
+from memplan.formulas.parameters import Parameter
+from memplan.formulas.tensors import ITEM_BYTES
 from memplan.units import ceil_div
 
 Tensors = list[tuple[int, int]]

@@ -13,7 +13,9 @@ from memplan.formulas.layers import (
     part,
     sum_scratch_bytes,
 )
-from memplan.formulas.tape import ITEM_BYTES, Shape, Tape, Tensor, Weight
+from memplan.formulas.parameters import Shape
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import ITEM_BYTES, Tensor, Weight
 from memplan.units import round_up
 
 

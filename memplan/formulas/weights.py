@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from memplan.formulas.optimizers import Optimizer, convention_bytes
-from memplan.formulas.tape import ITEM_BYTES, Shape, Stored
+from memplan.formulas.parameters import Shape, Stored
+from memplan.formulas.tensors import ITEM_BYTES
 
 STORED_DTYPE = {
     "fp32": "fp32",

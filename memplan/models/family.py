@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from memplan.formulas.setting import Batch
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 
 NO_TRAINABLE_SETS: Mapping[str, tuple[str, ...]] = {}
 

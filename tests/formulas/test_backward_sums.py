@@ -2,9 +2,11 @@
 
 from memplan.formulas.backward import run_backward
 from memplan.formulas.linear import linear
+from memplan.formulas.parameters import Stored
 from memplan.formulas.reductions import row_sum_bytes
 from memplan.formulas.setting import Setting
-from memplan.formulas.tape import Stored, Tape
+from memplan.formulas.stacks import repeat_layers
+from memplan.formulas.tape import Tape
 
 ROWS, D, F = 4096, 64, 1024
 SUM = row_sum_bytes(ROWS, F, 4, (9, 0), 132)
@@ -26,7 +28,7 @@ def backward_peak(checkpointing):
         setting=Setting(checkpointing=checkpointing),
     )
     x = linear(tape, "stem", tape.input((1, ROWS, D), "fp32"), D, bias=False)
-    y = tape.layers("layer", 1, layer, x)
+    y = repeat_layers(tape, "layer", 1, layer, x)
     del x
     loss = tape.apply("sum", (y,), (), "fp32")
     del y

@@ -8,6 +8,7 @@ from memplan.formulas.backward import run_backward
 from memplan.formulas.layers import embedding, scale, token_embedding
 from memplan.formulas.linear import linear
 from memplan.formulas.setting import LowRank, Setting
+from memplan.formulas.stacks import repeat_layers
 from memplan.formulas.tape import Tape
 from memplan.formulas.weights import Storing
 
@@ -134,7 +135,7 @@ def two_layers(quantization):
 
     tape = tape_of(quantization=quantization, rank=0, checkpointing="full")
     x = tape.require_gradient(tape.tensor((ROWS, K), "bf16"))
-    y = tape.layers("layer", 2, body, x)
+    y = repeat_layers(tape, "layer", 2, body, x)
     del x
     loss = tape.apply("sum", (y,), (), "fp32")
     del y

@@ -12,7 +12,7 @@ from memplan.formulas.optimizers import (
     state_tensors,
     table_tensors,
 )
-from memplan.formulas.tape import Parameter, Stored
+from memplan.formulas.parameters import Parameter, Stored
 
 TRAINER_NAMES = (
     "adamw_torch",

@@ -1,8 +1,9 @@
 """Patches, a class token, positions: what an image encoder begins with."""
 
 from memplan.formulas.backward import run_backward
+from memplan.formulas.parameters import Stored
 from memplan.formulas.setting import Setting
-from memplan.formulas.tape import Stored, Tape
+from memplan.formulas.tape import Tape
 from memplan.formulas.vision import (
     add_positions,
     convolution_workspace_bytes,

@@ -4,7 +4,7 @@ import pytest
 
 from memplan.estimate import estimate
 from memplan.formulas.optimizers import find_optimizer
-from memplan.formulas.tape import Stored
+from memplan.formulas.parameters import Stored
 from memplan.formulas.weights import (
     Storing,
     quantized_bytes,

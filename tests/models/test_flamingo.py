@@ -11,8 +11,9 @@ import pytest
 
 from memplan import TrainingPlan, estimate
 from memplan.errors import ModelConfigError, PlanError
+from memplan.formulas.parameters import Stored
 from memplan.formulas.setting import Batch, Setting
-from memplan.formulas.tape import Stored, Tape
+from memplan.formulas.tape import Tape
 from memplan.models import find_model
 from memplan.models.catalogue import read_preset
 from memplan.models.flamingo.config import NfnetConfig

@@ -19,7 +19,9 @@ from memplan.formulas.layers import (
 from memplan.formulas.linear import linear, matmul_weight
 from memplan.formulas.loss import cross_entropy, keep_as_fp32, mean_squared_error
 from memplan.formulas.setting import Batch
-from memplan.formulas.tape import Tape, Tensor, Weight
+from memplan.formulas.stacks import repeat_layers
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor, Weight
 from memplan.models.bert.config import SEQUENCE_CLASSIFICATION, BertConfig
 
 
@@ -73,8 +75,8 @@ def bert(t: Tape, config: BertConfig, shape: tuple[int, int], table: Weight) -> 
     with t.scope("bert"):
         embedding_output = embeddings(t, config, shape, table)
         hidden_states = t.view(embedding_output, embedding_output.shape)
-        return t.layers(
-            "encoder.layer", config.num_hidden_layers, Layer(config), hidden_states
+        return repeat_layers(
+            t, "encoder.layer", config.num_hidden_layers, Layer(config), hidden_states
         )
 
 

@@ -13,7 +13,8 @@ from memplan.formulas.layers import cast, embedding
 from memplan.formulas.linear import linear
 from memplan.formulas.loss import keep_as_fp32
 from memplan.formulas.setting import Batch
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.models.blip2.config import Blip2Config
 from memplan.models.blip2.qformer import flat_part, qformer
 from memplan.models.blip2.vision import vision_model

@@ -22,7 +22,9 @@ from memplan.formulas.layers import (
     part,
 )
 from memplan.formulas.linear import linear
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.stacks import stack
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.models.blip2.config import QFormerConfig
 
 
@@ -96,7 +98,7 @@ def encoder(t: Tape, config: QFormerConfig, layer: "Layer", x: Tensor) -> Tensor
         if index % config.cross_attention_frequency == 0:
             body = layer.with_cross_attention()
         checkpointing = mode if index % every == 0 else "none"
-        return t.stack(place, 1, body, x, checkpointing=checkpointing)
+        return stack(t, place, 1, body, x, checkpointing=checkpointing)
 
     def group(t: Tape, x: Tensor) -> Tensor:
         hidden_states = one(t, x, 0, "0")
@@ -104,7 +106,7 @@ def encoder(t: Tape, config: QFormerConfig, layer: "Layer", x: Tensor) -> Tensor
             hidden_states = one(t, hidden_states, index, str(index))
         return hidden_states
 
-    hidden_states = t.stack("encoder.layer", count, group, x, is_unit=False)
+    hidden_states = stack(t, "encoder.layer", count, group, x, is_unit=False)
     for index in range(rest):
         hidden_states = one(t, hidden_states, index, f"encoder.layer.last.{index}")
     return hidden_states

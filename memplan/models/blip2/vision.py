@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from memplan.formulas.attention import attend
 from memplan.formulas.layers import activation, add, cast, layer_norm, part
 from memplan.formulas.linear import linear
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.stacks import repeat_layers
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.formulas.vision import add_positions, patch_embedding, prepend_token
 from memplan.models.blip2.config import VisionConfig
 
@@ -24,8 +26,8 @@ def vision_model(
     with t.scope("vision_model"):
         embeddings = vision_embeddings(t, config, pixel_values)
         hidden_states = t.view(embeddings, embeddings.shape)
-        hidden_states = t.layers(
-            "encoder.layers", config.num_hidden_layers, Layer(config), hidden_states
+        hidden_states = repeat_layers(
+            t, "encoder.layers", config.num_hidden_layers, Layer(config), hidden_states
         )
         N, _, D = embeddings.shape
         del embeddings

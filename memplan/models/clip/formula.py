@@ -7,7 +7,8 @@ from memplan.formulas.layers import cast, copy, lower, multiply, upper
 from memplan.formulas.linear import linear
 from memplan.formulas.loss import cross_entropy, keep_as_fp32
 from memplan.formulas.setting import Batch
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.models.clip.config import ClipConfig
 from memplan.models.clip.towers import text_model, vision_model
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from memplan.formulas.attention import attend
 from memplan.formulas.layers import activation, add, cast, embedding, layer_norm, part
 from memplan.formulas.linear import linear
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.stacks import repeat_layers
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.formulas.vision import add_positions, patch_embedding, prepend_token
 from memplan.models.clip.config import TextConfig, VisionConfig
 
@@ -20,8 +22,12 @@ def vision_model(
     """`CLIPVisionModel.forward`: all patches [B, L, D], and the class token [B, D]."""
     hidden_states = vision_embeddings(t, config, pixel_values)
     hidden_states = layer_norm(t, "pre_layrnorm", hidden_states)
-    hidden_states = t.layers(
-        "encoder.layers", config.num_hidden_layers, Layer(config, False), hidden_states
+    hidden_states = repeat_layers(
+        t,
+        "encoder.layers",
+        config.num_hidden_layers,
+        Layer(config, False),
+        hidden_states,
     )
     B, _, D = hidden_states.shape
     pooled_output = part(t, hidden_states, (B, D))
@@ -69,8 +75,12 @@ def text_model(
         position_embeddings = embedding(t, table, (1, L))
         hidden_states = add(t, inputs_embeds, position_embeddings)
         del inputs_embeds, position_embeddings
-    hidden_states = t.layers(
-        "encoder.layers", config.num_hidden_layers, Layer(config, True), hidden_states
+    hidden_states = repeat_layers(
+        t,
+        "encoder.layers",
+        config.num_hidden_layers,
+        Layer(config, True),
+        hidden_states,
     )
     last_hidden_state = layer_norm(t, "final_layer_norm", hidden_states)
     return last_hidden_state, end_of_text(t, last_hidden_state)

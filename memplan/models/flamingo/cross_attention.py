@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from memplan.formulas.layers import activation, add, copy, layer_norm, multiply, scale
 from memplan.formulas.linear import linear
+from memplan.formulas.parameters import Shape
 from memplan.formulas.plain_attention import matmul, softmax
-from memplan.formulas.tape import Shape, Tape, Tensor
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.models.flamingo.config import FlamingoConfig
 
 

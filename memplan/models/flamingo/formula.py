@@ -9,7 +9,9 @@ from memplan.errors import PlanError
 from memplan.formulas.layers import copy, lower
 from memplan.formulas.loss import causal_lm_loss
 from memplan.formulas.setting import Batch
-from memplan.formulas.tape import Body, Tape, Tensor
+from memplan.formulas.stacks import Body, repeat_layers, stack
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.models.clip.towers import vision_model
 from memplan.models.flamingo.config import FlamingoConfig
 from memplan.models.flamingo.cross_attention import GatedBlock
@@ -55,7 +57,7 @@ def visual_tokens(t: Tape, config: FlamingoConfig, batch: Batch) -> Tensor:
     _, V, D = features.shape
     x = t.view(features, (B, T, V, D))
     del features
-    x = t.layers("perceiver", 1, Resampler(config), x)
+    x = repeat_layers(t, "perceiver", 1, Resampler(config), x)
     N, width = config.resampler.num_latents, config.visual_size
     media = t.view(x, (B, T * N, x.shape[-1]))
     if config.is_paper:
@@ -109,16 +111,16 @@ def conditioned_layers(
 
     def group_of(count: int) -> Body:
         def group(t: Tape, x: Tensor) -> Tensor:
-            y = t.layers("gated_cross_attn_layer", 1, block, x)
-            return t.layers("decoder_layer", count, layer, y)
+            y = repeat_layers(t, "gated_cross_attn_layer", 1, block, x)
+            return repeat_layers(t, "decoder_layer", count, layer, y)
 
         return group
 
     num_before = 0 if config.is_paper else every - 1
     num_groups, num_last = divmod(num_layers - num_before, every)
     y = t.view(x, x.shape)
-    y = t.layers("first", num_before, layer, y)
-    y = t.stack("groups", num_groups, group_of(every), y, is_unit=False)
+    y = repeat_layers(t, "first", num_before, layer, y)
+    y = stack(t, "groups", num_groups, group_of(every), y, is_unit=False)
     if num_last:
-        y = t.stack("last", 1, group_of(num_last), y, is_unit=False)
+        y = stack(t, "last", 1, group_of(num_last), y, is_unit=False)
     return y

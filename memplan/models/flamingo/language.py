@@ -22,7 +22,9 @@ from memplan.formulas.linear import linear
 from memplan.formulas.loss import last_token
 from memplan.formulas.plain_attention import matmul, softmax
 from memplan.formulas.setting import Batch
-from memplan.formulas.tape import Body, Tape, Tensor
+from memplan.formulas.stacks import Body
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.models.flamingo.config import LanguageConfig
 from memplan.models.flamingo.cross_attention import masked_fill
 

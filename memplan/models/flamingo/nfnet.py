@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from memplan.formulas.convolution import workspace_bytes
 from memplan.formulas.layers import add, lower, scale
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.stacks import stack
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.models.flamingo.config import NfnetConfig
 from memplan.units import ceil_div
 
@@ -31,7 +33,7 @@ def nfnet(t: Tape, config: NfnetConfig, pixel_values: Tensor) -> Tensor:
         with t.scope(f"stages.{index}"):
             with t.scope("0"):
                 x = Block(channels, 1 if index == 0 else 2)(t, stage)
-            x = t.stack("rest", depth - 1, Block(channels, 1), x)
+            x = stack(t, "rest", depth - 1, Block(channels, 1), x)
         stage = x
     del stem, stage
     return act(t, std_conv(t, "final_conv", x, NUM_FEATURES, 1, 1))

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from memplan.formulas.layers import add, concatenate, layer_norm, scale
 from memplan.formulas.linear import linear
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.stacks import stack
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.models.flamingo.config import FlamingoConfig
 from memplan.models.flamingo.cross_attention import attend, feed_forward, in_heads
 
@@ -34,7 +36,7 @@ class Resampler:
             y = layer(
                 t, t.apply("expand", (latents,), shape, latents.dtype, alias=latents)
             )
-        y = t.stack("layers", config.depth - 1, layer, y)
+        y = stack(t, "layers", config.depth - 1, layer, y)
         return layer_norm(t, "norm", y)
 
     def embedded(self, t: Tape, x: Tensor) -> Tensor:

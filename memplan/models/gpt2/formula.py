@@ -24,7 +24,9 @@ from memplan.formulas.parallel import (
     scatter_sequence,
 )
 from memplan.formulas.setting import Batch
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.stacks import repeat_layers
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.models.gpt2.config import Gpt2Config
 
 
@@ -80,8 +82,8 @@ def transformer(t: Tape, config: Gpt2Config, inputs_embeds: Tensor, L: int) -> T
             hidden_states = add(t, inputs_embeds, position_embeds)
             hidden_states = scatter_sequence(t, hidden_states)
             hidden_states = dropout(t, hidden_states, config.embd_pdrop)
-        hidden_states = t.layers(
-            "h", config.n_layer, Block(config, mask), hidden_states
+        hidden_states = repeat_layers(
+            t, "h", config.n_layer, Block(config, mask), hidden_states
         )
         del position_ids
         if t.setting.stage == FIRST:

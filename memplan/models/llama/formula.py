@@ -23,7 +23,9 @@ from memplan.formulas.parallel import (
     scatter_sequence,
 )
 from memplan.formulas.setting import Batch
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.stacks import repeat_layers
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.models.llama.config import LlamaConfig
 
 
@@ -73,8 +75,8 @@ def decoder(t: Tape, config: LlamaConfig, inputs_embeds: Tensor, L: int) -> Tens
         sines = t.tensor((1, 1, L, config.head_size), dtype)
         layer = DecoderLayer(config, mask, positions, cosines, sines)
         hidden_states = t.view(inputs_embeds, inputs_embeds.shape)
-        hidden_states = t.layers(
-            "layers", config.num_hidden_layers, layer, hidden_states
+        hidden_states = repeat_layers(
+            t, "layers", config.num_hidden_layers, layer, hidden_states
         )
         if t.setting.stage == FIRST:
             return hidden_states

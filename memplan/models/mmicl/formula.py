@@ -10,7 +10,8 @@ Letters: B batch, n pictures of a sample, L tokens of the prompt.
 """
 
 from memplan.formulas.setting import Batch
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.models.blip2.config import Blip2Config
 from memplan.models.blip2.formula import captioning_loss
 from memplan.models.t5.formula import target_len

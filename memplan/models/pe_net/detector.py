@@ -23,7 +23,9 @@ from memplan.formulas.convolution import (
 from memplan.formulas.layers import add
 from memplan.formulas.linear import linear
 from memplan.formulas.setting import Batch
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.stacks import stack
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.models.pe_net.config import PENetConfig
 from memplan.units import ceil_div, round_up
 
@@ -83,7 +85,7 @@ def stage(
     with t.scope(f"{name}.0"):
         y = first(t, x)
     block = Bottleneck(config.num_groups, width, 256 << index, 0)
-    return t.stack(name, count - 1, block, y) if count > 1 else y
+    return stack(t, name, count - 1, block, y) if count > 1 else y
 
 
 @dataclass(frozen=True, slots=True)

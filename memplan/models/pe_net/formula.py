@@ -10,7 +10,8 @@ from memplan.formulas.convolution import batch_norm_buffer_bytes
 from memplan.formulas.layers import add
 from memplan.formulas.loss import cross_entropy
 from memplan.formulas.setting import Batch
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.models.pe_net.config import PENetConfig
 from memplan.models.pe_net.detector import STEM_CHANNELS, box_features, detect, sides
 from memplan.models.pe_net.predictor import BOX_HIDDEN_SIZE, predict

@@ -8,7 +8,8 @@ Letters: P pairs of all images together, K predicate classes.
 
 from memplan.formulas.convolution import expand, norm, square, subtract
 from memplan.formulas.layers import lower, multiply, scale
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.models.pe_net.config import PENetConfig
 
 

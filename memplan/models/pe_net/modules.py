@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from memplan.formulas.convolution import relu, relu_in_place
 from memplan.formulas.layers import dropout, upper
 from memplan.formulas.linear import matmul_weight
-from memplan.formulas.tape import Tape, Tensor, Weight
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor, Weight
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,8 @@ from memplan.formulas.layers import (
     upper,
 )
 from memplan.formulas.linear import linear
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.models.pe_net.config import PENetConfig
 from memplan.models.pe_net.losses import prototype_losses
 from memplan.models.pe_net.modules import (

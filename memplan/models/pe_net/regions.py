@@ -14,7 +14,8 @@ from memplan.formulas.convolution import (
     roi_align,
 )
 from memplan.formulas.layers import add, concatenate
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.models.pe_net.config import PENetConfig
 from memplan.models.pe_net.detector import NUM_LEVELS, region_mlp
 

@@ -18,7 +18,8 @@ from memplan.formulas.layers import (
     rsqrt,
 )
 from memplan.formulas.linear import linear
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.models.t5.config import T5Config
 
 

@@ -9,8 +9,11 @@ from collections.abc import Callable
 from memplan.formulas.layers import dropout, scale, token_embedding
 from memplan.formulas.linear import linear
 from memplan.formulas.loss import cross_entropy, keep_as_fp32
+from memplan.formulas.parameters import Shape
 from memplan.formulas.setting import Batch
-from memplan.formulas.tape import Shape, Tape, Tensor, Weight
+from memplan.formulas.stacks import repeat_layers
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor, Weight
 from memplan.models.t5.blocks import (
     DecoderBlock,
     EncoderBlock,
@@ -97,7 +100,8 @@ def encoder(t: Tape, config: T5Config, inputs_embeds: Tensor) -> Tensor:
         if hidden_states is inputs_embeds:
             hidden_states = t.view(inputs_embeds, inputs_embeds.shape)
         position_bias = relative_position_bias(t, config, L)
-        hidden_states = t.layers(
+        hidden_states = repeat_layers(
+            t,
             "block",
             config.num_layers,
             EncoderBlock(config, position_bias),
@@ -122,6 +126,8 @@ def decoder(
             encoder_hidden_states,
             zero_position_bias(t, config, L, S, hidden_states.dtype),
         )
-        hidden_states = t.layers("block", config.decoder_layers, block, hidden_states)
+        hidden_states = repeat_layers(
+            t, "block", config.decoder_layers, block, hidden_states
+        )
         hidden_states = rms_norm(t, "final_layer_norm", hidden_states)
         return dropout(t, hidden_states, config.dropout_rate)

@@ -11,7 +11,9 @@ from memplan.formulas.layers import activation, add, cast, dropout, layer_norm, 
 from memplan.formulas.linear import linear
 from memplan.formulas.loss import cross_entropy, keep_as_fp32, mean_squared_error
 from memplan.formulas.setting import Batch
-from memplan.formulas.tape import Tape, Tensor
+from memplan.formulas.stacks import repeat_layers
+from memplan.formulas.tape import Tape
+from memplan.formulas.tensors import Tensor
 from memplan.formulas.vision import add_positions, patch_embedding, prepend_token
 from memplan.models.vit.config import ViTConfig
 
@@ -42,8 +44,8 @@ def vit(t: Tape, config: ViTConfig, pixel_values: Tensor) -> Tensor:
     """`ViTModel.forward` without its pooler: [B, L, D]."""
     with t.scope("vit"):
         hidden_states = embeddings(t, config, pixel_values)
-        hidden_states = t.layers(
-            "layers", config.num_hidden_layers, Layer(config), hidden_states
+        hidden_states = repeat_layers(
+            t, "layers", config.num_hidden_layers, Layer(config), hidden_states
         )
         return layer_norm(t, "layernorm", hidden_states)
 

@@ -1,0 +1,205 @@
+"""Repeated layers: traced once, counted as often as they stand.
+
+Every sum is linear in the number of layers, so the highest point of a stack is that of
+its first or of its last layer. A checkpointed layer keeps its input and runs again in
+backward.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from memplan.formulas.gathering import Layer
+from memplan.formulas.parameters import Parameter, Shape
+from memplan.formulas.tape import Mode, Tape
+from memplan.formulas.tensors import STATIC, TEMPORARY, Storage, Tensor
+from memplan.formulas.trace import Peak, Span, Stack, Totals, Trace
+
+Body = Callable[[Tape, Tensor], Tensor]
+"""The forward pass of one layer."""
+
+
+def repeat_layers(t: Tape, name: str, count: int, body: Body, x: Tensor) -> Tensor:
+    """`count` layers that a model lets be checkpointed, as the plan asks.
+
+    With every n-th checkpointed, counted over all layers of the model, a group of n
+    is traced as one layer.
+    """
+    mode, every = t.setting.checkpointing, t.setting.checkpoint_every
+    if mode == "none" or every == 1:
+        return stack(t, name, count, body, x, checkpointing=mode)
+
+    def group(t: Tape, x: Tensor) -> Tensor:
+        y = stack(t, "[1]", 1, body, x, checkpointing=mode)
+        return stack(t, "[2]", every - 1, body, y)
+
+    first = min(count, -t.num_layers % every)
+    t.num_layers += count
+    num_groups, rest = divmod(count - first, every)
+    x = stack(t, f"{name}.*.[0]", first, body, x)
+    x = stack(t, name, num_groups, group, x, is_unit=False)
+    x = stack(t, f"{name}.*.[3]", min(rest, 1), body, x, checkpointing=mode)
+    return stack(t, f"{name}.*.[4]", max(rest - 1, 0), body, x)
+
+
+def stack(
+    t: Tape,
+    name: str,
+    count: int,
+    body: Body,
+    x: Tensor,
+    *,
+    checkpointing: str = "none",
+    is_unit: bool = True,
+) -> Tensor:
+    """`count` layers, each taking over the output of the one before.
+
+    `x` is handed over: the caller's name must be rebound to the result, as a loop
+    over layers does. `checkpointing` is none, full or selective. `is_unit` says
+    that sharding gathers and reduces each layer as one.
+    """
+    index = 0
+    while index < count:
+        x, done = _trace_layers(
+            t, name, index, count - index, body, x, checkpointing, is_unit
+        )
+        index += done
+    return x
+
+
+def _trace_layers(
+    t: Tape,
+    name: str,
+    index: int,
+    count: int,
+    body: Body,
+    x: Tensor,
+    checkpointing: str,
+    is_unit: bool,
+) -> tuple[Tensor, int]:
+    """Trace one layer; it stands for all if what it hands on is like what it took.
+
+    It is not where the first layer's input wants no gradient and its output does.
+    """
+    entry, dtype, storage, shape = x.edge, x.dtype, x.storage, x.shape
+    if storage is t.leaf:
+        t.hand_leaf_to_layers()
+    is_checkpointed = checkpointing != "none" and t.mode.record
+    outer_nodes, outer_mode, outer_live = t.nodes, t.mode, t.live
+    outer_peak, outer_count = t.peak, t.count
+    kept: list[Storage] | None = [] if checkpointing == "selective" else None
+    with t.scope(f"{name}.*"):
+        place = t.place
+        t.nodes, t.live, t.peak = [], Totals(), Peak(Totals(), place)
+        t.count *= count
+        t.mode = replace(
+            outer_mode,
+            copies=outer_mode.copies * count,
+            first_serial=t.num_storages,
+            entry=storage,
+            shared={},
+            in_layer=True,
+        )
+        if is_checkpointed:
+            t.mode = replace(t.mode, record=False, keep=kept)
+        first_edge = t.last_edge
+        own = Tensor(t, storage, shape, dtype, entry)
+        _hand_over(t, x)
+        y = body(t, own)
+        wants = y.edge is not None
+        held = [t.save(storage)] if is_checkpointed and wants else []
+        del own
+    nodes, span, shared = t.nodes, Span(t.peak, t.live), t.mode.shared
+    t.nodes, t.live, t.peak = outer_nodes, outer_live, outer_peak
+    t.count, t.mode = outer_count, outer_mode
+
+    is_alike = wants == (entry is not None) and y.dtype == dtype
+    done = count if is_alike else 1
+    for cast in t.casts.values():
+        if not is_alike and cast.tensor.edge and cast.tensor.edge > first_edge:
+            cast.copies //= count
+    rest = span.leaves
+    if storage.num_holders and storage.kind == TEMPORARY:
+        # Someone else holds the first input; the later layers free theirs.
+        rest = rest.plus(Totals(storage.block_bytes, 0, storage.requested_bytes), -1)
+    parameters = _parameters_of(t, place, outer_count * count)
+    layer = Layer(parameters, is_unit, outer_mode.in_layer)
+    t.gathering.enter_layers(t, layer, done)
+    for number in sorted({0, done - 1}):
+        before = span.leaves.plus(rest, number - 1) if number else Totals()
+        beside_bytes = t.gathering.beside_forward(layer, number, done)
+        t.raise_peak(span.peak, before, beside_bytes, place, index + number)
+    t.live = t.live.plus(span.leaves).plus(rest, done - 1)
+    t.gathering.leave_layers(t, layer, done)
+    if wants and outer_mode.record and y.edge is not None:
+        trace = Trace(nodes, entry, y.edge, first_edge)
+        again = None
+        if is_checkpointed:
+            again = _recompute(t, place, body, storage, shape, dtype, entry, kept)
+        t.nodes.append(
+            Stack(
+                place=place,
+                first_index=index,
+                count=done,
+                input=entry,
+                output=y.edge,
+                trace=None if is_checkpointed else trace,
+                recompute=again,
+                saved=held,
+                shared=[t.save(older) for older in shared.values()],
+                layer=layer,
+            )
+        )
+    return y, done
+
+
+def _recompute(
+    t: Tape,
+    place: str,
+    body: Body,
+    storage: Storage,
+    shape: Shape,
+    dtype: str,
+    entry: int | None,
+    kept: list[Storage] | None,
+) -> Callable[[], Trace]:
+    """The forward pass of a checkpointed layer, run again in backward."""
+
+    def run() -> Trace:
+        outer_mode, outer_place, outer_nodes = t.mode, t.place, t.nodes
+        t.place, t.nodes = place, []
+        t.mode = Mode(
+            reuse=None if kept is None else list(kept),
+            first_serial=t.num_storages,
+            entry=storage,
+            is_recomputed=True,
+            passing=[],
+            in_layer=True,
+        )
+        first_edge = t.last_edge
+        y = body(t, Tensor(t, storage, shape, dtype, entry))
+        t.exit_autocast()
+        for pinned in t.mode.passing or ():
+            t.drop(pinned)
+        assert y.edge is not None
+        unsaved = t.mode.unsaved
+        trace = Trace(t.nodes, entry, y.edge, first_edge, unsaved)
+        t.mode, t.place, t.nodes = outer_mode, outer_place, outer_nodes
+        return trace
+
+    return run
+
+
+def _hand_over(t: Tape, x: Tensor) -> None:
+    """Take the storage out of a handle whose name is about to be rebound."""
+    storage, x.storage = x.storage, Storage(0, STATIC, False)
+    x.storage.num_holders = 1
+    t.drop(storage)
+
+
+def _parameters_of(t: Tape, place: str, num_layers: int) -> tuple[Parameter, ...]:
+    """The parameters of one of `num_layers` layers."""
+    return tuple(
+        replace(p, count=p.count // num_layers)
+        for p in t.parameters.values()
+        if p.name.startswith(place)
+    )

@@ -1,0 +1,97 @@
+"""What a tape records: sums of what is alive, their highest points, backward nodes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from memplan.formulas.gathering import Layer
+from memplan.formulas.tensors import Storage
+
+
+@dataclass(slots=True)
+class Totals:
+    """What is alive: `block_bytes` counts blocks, the kinds count requested bytes."""
+
+    block_bytes: int = 0
+    saved_bytes: int = 0
+    temporary_bytes: int = 0
+    gradient_bytes: int = 0
+
+    def plus(self, other: "Totals", times: int = 1) -> "Totals":
+        """Self and `times` times `other`."""
+        return Totals(
+            self.block_bytes + times * other.block_bytes,
+            self.saved_bytes + times * other.saved_bytes,
+            self.temporary_bytes + times * other.temporary_bytes,
+            self.gradient_bytes + times * other.gradient_bytes,
+        )
+
+
+@dataclass(slots=True)
+class Peak:
+    """The highest point of a stretch, and where in the model it stands."""
+
+    at: Totals
+    place: str
+
+
+@dataclass(slots=True)
+class Span:
+    """A stretch relative to its start: its highest point, and what it leaves."""
+
+    peak: Peak
+    leaves: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A phase of the step: its highest point and what was alive at its end."""
+
+    name: str
+    peak: Peak
+    end: Totals
+
+
+@dataclass(slots=True)
+class Node:
+    """One backward function."""
+
+    place: str
+    outputs: tuple[int, ...]
+    inputs: list[tuple[int, int]]
+    """Edges that want a gradient, with its bytes; 0 passes the incoming one on."""
+    saved: list[Storage]
+    scratch_bytes: int
+    sum_scratch_bytes: int = 0
+    """Needed after the function itself, while a gradient is summed to its shape."""
+    is_recomputed: bool = False
+    """What a checkpoint has computed again is let go before that sum."""
+
+
+@dataclass(slots=True)
+class Trace:
+    """One recorded run of a layer."""
+
+    nodes: list["Node | Stack"]
+    input: int | None
+    output: int
+    first_edge: int
+    kept: list[Storage] = field(default_factory=list)
+    """What selective checkpointing keeps until the layer has gone backward."""
+
+
+@dataclass(slots=True)
+class Stack:
+    """`count` equal layers. A checkpointed one traces itself again in backward."""
+
+    place: str
+    first_index: int
+    count: int
+    input: int | None
+    output: int
+    trace: Trace | None
+    recompute: Callable[[], Trace] | None
+    saved: list[Storage]
+    """Held once for each layer."""
+    shared: list[Storage]
+    """Older storages that the layers hold together."""
+    layer: Layer
