@@ -137,7 +137,10 @@ def trace_step(
         tape.end_phase("loss")
         run_backward(tape, loss, gradients_exist=gradients_exist)
         tape.end_phase("backward")
-    parameters = tuple(tape.parameters.values())
+    parameters = tuple(
+        p if p.name in tape.received else replace(p, is_used=False)
+        for p in tape.parameters.values()
+    )
     if stage == WHOLE:
         _check_trainable(plan, model, parameters, patterns)
     step = _sized(plan, model, batch, optimizer, sharder, tape, parameters)

@@ -121,6 +121,7 @@ class _Replay:
         elif edge in tape.leaves:
             if edge in tape.trained:
                 parameter = tape.parameters[tape.trained[edge]]
+                tape.received.add(parameter.name)
                 tape.gathering.receive_gradient(tape, parameter)
             if self.gradients_exist or edge in self.grown:
                 tape.drop(storage)

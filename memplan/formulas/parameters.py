@@ -44,7 +44,7 @@ class Parameter:
     is_embedding: bool = False
     """Whether it is looked up by index, as `nn.Embedding` is."""
     is_used: bool = True
-    """Whether the forward pass uses it; else it gets no gradient, and so no states."""
+    """Whether the loss depends on it; else it gets no gradient, and so no states."""
 
     @property
     def num_elements(self) -> int:

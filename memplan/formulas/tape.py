@@ -95,6 +95,8 @@ class Tape:
     leaves: set[int] = field(default_factory=set)
     trained: dict[int, str] = field(default_factory=dict)
     """Of the leaves, the weights, by name."""
+    received: set[str] = field(default_factory=set)
+    """Names of the weights that the backward pass has made a gradient for."""
     parameters: dict[str, Parameter] = field(default_factory=dict)
     place: str = ""
     loss_start: int = 0

@@ -265,6 +265,18 @@ def test_object_classes_are_learnt_where_they_are_not_given():
     assert learnt("sgcls") - learnt("predcls") == 4 * refining
 
 
+def test_layers_that_the_loss_does_not_see_have_no_momentum():
+    # linear_pred never runs; what refines classes runs in vain where they are given.
+    unseen = 2048 * 2048 + 2048 + 2_316_800 + 77_463 + 45_300 + 4_608
+    components = estimate(published_plan()).components
+    assert components.optimizer_states == 4 * (249_436_868 - unseen)
+
+
+def test_the_detector_cannot_be_trained():
+    with pytest.raises(PlanError, match="detector is frozen"):
+        estimate(published_plan(trainable="all"))
+
+
 def test_detection_sees_more_regions_than_it_keeps(configured):
     given = estimate(configured(mode="sgcls", num_pairs_per_image=1))
     found = estimate(configured(mode="sgdet", num_pairs_per_image=1))

@@ -27,9 +27,20 @@ def forward(t: Tape, config: PENetConfig, batch: Batch) -> Tensor:
         )
     with t.no_grad():
         held = detect(t, config, batch)
+    check_frozen(t)
     features = held[0]
     with t.scope("roi_heads.relation"):
         return relate(t, config, batch, features)
+
+
+def check_frozen(t: Tape) -> None:
+    """The detector runs without gradients, so nothing in it can be trained."""
+    for parameter in t.parameters.values():
+        if parameter.stored.is_trainable:
+            raise PlanError(
+                f"PE-Net's detector is frozen: {parameter.name} cannot be trained.",
+                hint=r"Add --trainable '^roi_heads\.relation\.', the part that learns.",
+            )
 
 
 def relate(
