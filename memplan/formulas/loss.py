@@ -3,8 +3,6 @@
 Letters: N rows (tokens that are predicted), V vocabulary.
 """
 
-from math import prod
-
 from memplan.formulas.layers import cast, upper
 from memplan.formulas.tape import Tape
 from memplan.formulas.tensors import Tensor
@@ -13,14 +11,16 @@ from memplan.formulas.tensors import Tensor
 def causal_lm_loss(t: Tape, logits: Tensor) -> Tensor:
     """transformers' ForCausalLMLoss: upcast logits, shift labels, cross-entropy.
 
-    An fp32 copy of the logits lives until the loss is computed; of N * V logits only
-    the log-softmax in fp32 is saved.
+    An fp32 copy of the logits lives until the loss is computed, and so do the labels
+    with one more for each sample; of N * V logits only the log-softmax in fp32 is
+    saved, and the shifted labels with it.
     """
     upcast = cast(t, logits, "fp32")
-    num_rows = prod(logits.shape[:-1])
-    labels = t.tensor((num_rows,), "int64")
-    loss = cross_entropy(t, upcast)
-    del labels
+    *samples, length, _ = logits.shape
+    padded = t.tensor((*samples, length + 1), "int64")
+    shifted = t.tensor((*samples, length), "int64")
+    loss = cross_entropy(t, upcast, shifted)
+    del padded
     return loss
 
 
@@ -30,21 +30,21 @@ def last_token(t: Tape, hidden_states: Tensor) -> Tensor:
     return t.view(hidden_states, (B, 1, D))
 
 
-def cross_entropy(t: Tape, logits: Tensor) -> Tensor:
+def cross_entropy(t: Tape, logits: Tensor, labels: Tensor | None = None) -> Tensor:
     """`F.cross_entropy`: log_softmax saves its output, nll_loss its input.
 
-    In the dtype of the logits; autocast runs nll_loss in fp32, so that of half
-    precision logits both log-softmax and its fp32 copy are saved. Backward makes the
-    gradient of the log-softmax, zeros but for the labels, and from it that of the
-    logits: at its height 3 tensors of N * V.
+    It saves the labels too, given where they are not the batch's own. In the dtype of
+    the logits; autocast runs nll_loss in fp32, so that of half precision logits both
+    log-softmax and its fp32 copy are saved. Backward makes the gradient of the
+    log-softmax, zeros but for the labels, and from it that of the logits: at its height
+    3 tensors of N * V.
     """
     logs = t.apply(
         "log_softmax", (logits,), logits.shape, logits.dtype, saves_output=True
     )
     source = upper(t, logs)
-    return t.apply(
-        "nll_loss", (source,), (), source.dtype, saved=(source,), stats_bytes=4
-    )
+    saved = (source,) if labels is None else (source, labels)
+    return t.apply("nll_loss", (source,), (), source.dtype, saved=saved, stats_bytes=4)
 
 
 def mean_squared_error(t: Tape, predictions: Tensor) -> Tensor:

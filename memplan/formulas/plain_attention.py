@@ -40,10 +40,11 @@ def eager(
         attn_weights = add(t, attn_weights, position_bias)
     if mask is not None:
         attn_weights = add(t, attn_weights, mask)
-    attn_weights = softmax(t, attn_weights, in_fp32=softmax_in_fp32)
     if softmax_in_fp32:
-        attn_weights = cast(t, attn_weights, query.dtype)
-    elif casts_weights:
+        attn_weights = cast(t, softmax(t, attn_weights, in_fp32=True), query.dtype)
+    else:
+        attn_weights = softmax(t, attn_weights, in_fp32=False)
+    if casts_weights:
         attn_weights = cast(t, attn_weights, value.dtype)
     attn_weights = dropout(t, attn_weights, dropout_probability)
     attn_output = matmul(
