@@ -8,6 +8,7 @@ first (`input_buffer.cpp`). A leaf keeps its first gradient and adds later ones 
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from memplan.formulas.tape import Tape
@@ -203,7 +204,11 @@ class _Replay:
             if edge not in self.pending and edge not in self.grown:
                 self.accumulate(edge, self.hold(tape.allocate(size_bytes)))
         leaves = gathering.reduced(leaves, layer)
-        for number in range(count):
+        numbers: Iterable[int] = range(count)
+        if gathering.is_even:
+            ends = {0, 1, count - 2, count - 1}
+            numbers = sorted(number for number in ends if 0 <= number < count)
+        for number in numbers:
             before = Totals().plus(leaves, count - 1 - number)
             beside_bytes = gathering.beside_backward(
                 layer, number, count, peak.at.block_bytes

@@ -244,6 +244,7 @@ class Stage1And2(NoGathering):
     sharder: DeepSpeed
     gradients_exist: bool
     keeps_gradients: bool
+    is_even = False  # a full bucket stands beside one layer, not beside the next
     parameters: dict[str, Parameter] = field(default_factory=dict)
     bucket: Bucket = field(default_factory=Bucket)
     bucket_bytes: int = 0
@@ -365,6 +366,7 @@ class Stage3(NoGathering):
     """
 
     keeps_gradients: bool = False
+    is_even = False
     bucket: Bucket = field(default_factory=Bucket)
     first: int = 0
     """Elements of the weight that is used first."""

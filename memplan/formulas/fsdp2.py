@@ -130,6 +130,7 @@ class Fsdp2Gathering:
     sharder: Fsdp2
     gradients_exist: bool
     keeps_gradients: bool = True
+    is_even: bool = True
     table: Parameter | None = None
     """The input embedding, a unit of its own unless the head shares it."""
     table_is_back: bool = False

@@ -31,6 +31,9 @@ class Gathering(Protocol):
 
     keeps_gradients: bool
     """Whether gradients stay where autograd made them until their unit is done."""
+    is_even: bool
+    """Whether what stands beside the layers in backward changes by the same amount from
+    one to the next, but for the first and last two: then only these can be highest."""
 
     def use_weight(self, tape: "Tape", parameter: "Parameter") -> None:
         """A weight outside the layers is about to be used."""
@@ -81,6 +84,7 @@ class NoGathering:
     """Every rank holds the whole model: nothing to do."""
 
     keeps_gradients = True
+    is_even = True
 
     def use_weight(self, tape: "Tape", parameter: "Parameter") -> None:
         return

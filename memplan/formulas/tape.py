@@ -126,18 +126,14 @@ class Tape:
 
     def note(self, scratch_bytes: int = 0) -> None:
         """Remember this moment if it is the highest, with scratch alive beside it."""
-        scratch_block = block_bytes(scratch_bytes)
-        live = self.live
-        if live.block_bytes + scratch_block > self.peak.at.block_bytes:
-            self.peak = Peak(
-                Totals(
-                    live.block_bytes + scratch_block,
-                    live.saved_bytes,
-                    live.temporary_bytes + scratch_bytes,
-                    live.gradient_bytes,
-                ),
-                self.place,
-            )
+        scratch_block = block_bytes(scratch_bytes) if scratch_bytes else 0
+        live, at = self.live, self.peak.at
+        if live.block_bytes + scratch_block > at.block_bytes:
+            at.block_bytes = live.block_bytes + scratch_block
+            at.saved_bytes = live.saved_bytes
+            at.temporary_bytes = live.temporary_bytes + scratch_bytes
+            at.gradient_bytes = live.gradient_bytes
+            self.peak.place = self.place
 
     def grow(self, size_bytes: int) -> None:
         """Blocks that data parallelism allocates; fewer than none frees them."""
@@ -295,12 +291,13 @@ class Tape:
         if stats_bytes:
             stats = self._reuse() if is_reused else self.allocate(stats_bytes)
             held.append(self.save(stats))
-        passed = {
-            x.edge
-            for x in inputs
-            if x.dtype == dtype
-            and (passes_views or (passes_gradient and x.shape == shape))
-        }
+        passed: set[int | None] = set()
+        if passes_views or passes_gradient:
+            passed = {
+                x.edge
+                for x in inputs
+                if x.dtype == dtype and (passes_views or x.shape == shape)
+            }
         self.nodes.append(
             Node(
                 f"{self.place} {name}",
@@ -442,10 +439,11 @@ class Tape:
         self, peak: Peak, offset: Totals, extra_bytes: int, place: str, index: int
     ) -> None:
         """Account for the peak of layer `index`, `offset` above what is alive."""
-        at = self.live.plus(offset).plus(peak.at)
-        at.block_bytes += extra_bytes
-        at.temporary_bytes += extra_bytes
-        if at.block_bytes > self.peak.at.block_bytes:
+        highest = self.live.block_bytes + offset.block_bytes + peak.at.block_bytes
+        if highest + extra_bytes > self.peak.at.block_bytes:
+            at = self.live.plus(offset).plus(peak.at)
+            at.block_bytes += extra_bytes
+            at.temporary_bytes += extra_bytes
             layer = f"{place.removesuffix('*')}{index}"
             place = peak.place.replace(place, layer, 1)
             self.peak = Peak(at, IN_GROUP.sub(".*", place) if "[" in place else place)

@@ -36,6 +36,8 @@ FAMILY_OF_MODEL_TYPE = {
 
 MAX_SIZE = 2**31
 """No dimension of a model is larger."""
+MAX_LAYERS = 10_000
+"""No model is deeper; DeepSpeed's buckets are filled layer by layer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,10 +161,11 @@ def check_ranges(config: Any, where: str) -> None:
             check_ranges(value, where)
         elif isinstance(value, int) and not isinstance(value, bool):
             least = 0 if item.default == 0 else 1
-            if not least <= value <= MAX_SIZE:
+            most = MAX_LAYERS if "layer" in item.name else MAX_SIZE
+            if not least <= value <= most:
                 raise ModelConfigError(
                     f"{item.name} in {where} is {value}, which is no size.",
-                    hint=f"It must lie between {least} and {MAX_SIZE}.",
+                    hint=f"It must lie between {least} and {most}.",
                 )
         elif isinstance(value, float) and not 0 <= value < MAX_SIZE:
             raise ModelConfigError(
