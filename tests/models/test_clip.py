@@ -90,3 +90,14 @@ def test_the_default_size_of_a_clip_is_openais_base_model(tmp_path):
 def test_what_cannot_be_built_is_refused(plan, text, vision, message):
     with pytest.raises(ModelConfigError, match=message):
         estimate(plan(text, vision))
+
+
+def test_resized_positions_are_an_embedding_to_the_optimizer(plan):
+    # An embedding keeps both moments in fp32, however its table is used.
+    vision = {"hidden_size": 256, "num_attention_heads": 4}
+    same, resized = (
+        estimate(plan(vision=vision, optim="adamw_8bit", image_size=size))
+        for size in (64, 80)
+    )
+    assert 17 * 256 > 4096
+    assert resized.components.optimizer_states == same.components.optimizer_states

@@ -53,6 +53,7 @@ def vision_embeddings(t: Tape, config: VisionConfig, pixel_values: Tensor) -> Te
         embeddings = prepend_token(t, token, patch_embeds)
         with t.scope("position_embedding"):
             table = t.weight("weight", (config.num_positions, D))
+        t.mark_embedding(table)
         if grid[0] * grid[1] + 1 == config.num_positions:
             positions = embedding(t, table, (1, config.num_positions))
         else:
