@@ -12,6 +12,7 @@ from memplan.formulas.fsdp2 import Fsdp2
 from memplan.formulas.optimizer_step import clip_tensors, step_tensors
 from memplan.formulas.optimizers import (
     Optimizer,
+    find_optimizer,
     paged_state_bytes,
     state_tensors,
     table_tensors,
@@ -216,7 +217,11 @@ def sharder_of(plan: TrainingPlan) -> Sharder:
     if plan.zero_stage == 0 or num_ranks == 1:
         return Ddp(num_ranks=num_ranks)
     if plan.zero_stage == 1:
-        return ZeroRedundancy(num_ranks=num_ranks)
+        optimizer = find_optimizer(plan.optim)
+        return ZeroRedundancy(
+            num_ranks=num_ranks,
+            state_bytes=lambda parameter: sum(state_tensors(optimizer, parameter)),
+        )
     return Fsdp2(
         num_ranks=num_ranks,
         reshards_after_forward=plan.zero_stage == 3,

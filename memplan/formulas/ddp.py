@@ -6,7 +6,7 @@ and `torch/distributed/optim/zero_redundancy_optimizer.py` (2.14). The Trainer l
 checkpointed (`trainer.py`, 5.23).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heapreplace
 
@@ -81,6 +81,9 @@ class ZeroRedundancy:
     """
 
     num_ranks: int
+    state_bytes: Callable[[Parameter], int] = lambda parameter: 0
+    """States of a tensor: of ranks with equally many elements, one can hold more where
+    an optimizer keeps embeddings in fp32 and the rest in 8 bits."""
     runs_autocast: bool = True
     keeps_fp32: bool = True
 
@@ -103,7 +106,7 @@ class ZeroRedundancy:
         return self._replicated.left_gradients(parameters, gradients_exist)
 
     def updated(self, parameters: Sequence[Parameter]) -> list[Parameter]:
-        return largest_share(trained(parameters), self.num_ranks)
+        return largest_share(trained(parameters), self.num_ranks, self.state_bytes)
 
     def masters(self, parameters: Sequence[Parameter]) -> Tensors:
         return []
@@ -147,8 +150,12 @@ def bucket_bytes(parameters: Sequence[Parameter]) -> Iterator[int]:
     yield from (size for size in filled.values() if size)
 
 
-def largest_share(parameters: Sequence[Parameter], num_ranks: int) -> list[Parameter]:
-    """The tensors of the rank that is dealt most elements."""
+def largest_share(
+    parameters: Sequence[Parameter],
+    num_ranks: int,
+    state_bytes: Callable[[Parameter], int] = lambda parameter: 0,
+) -> list[Parameter]:
+    """The tensors of the rank with most states; by elements where they say nothing."""
     loads = [(0, rank) for rank in range(num_ranks)]
     heapify(loads)
     owned: list[dict[int, int]] = [{} for _ in range(num_ranks)]
@@ -161,7 +168,12 @@ def largest_share(parameters: Sequence[Parameter], num_ranks: int) -> list[Param
             load, rank = loads[0]
             heapreplace(loads, (load + num_elements, rank))
             owned[rank][index] = owned[rank].get(index, 0) + 1
-    _, rank = max(loads)
+    size_bytes = [state_bytes(parameter) for parameter in parameters]
+    held = {
+        rank: sum(size_bytes[i] * count for i, count in owned[rank].items())
+        for _, rank in loads
+    }
+    _, _, rank = max((held[rank], load, rank) for load, rank in loads)
     return [
         replace(parameters[i], count=count) for i, count in sorted(owned[rank].items())
     ]
