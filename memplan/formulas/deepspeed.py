@@ -212,6 +212,23 @@ class Bucket:
     """Elements in it."""
     arrivals: list[tuple[int, int]] = field(default_factory=list)
     """Gradients of one layer in their order: bytes, and the level of the tape."""
+    groups: list[tuple[int, int]] = field(default_factory=list)
+    """Layers within it that are being traced: arrivals before them, and their level."""
+
+    def enter_group(self, level: int) -> None:
+        """Equal layers within the layer follow, the last one of which is traced."""
+        self.groups.append((len(self.arrivals), level))
+
+    def leave_group(self, level: int, count: int) -> None:
+        """Let the gradients of all `count` of them arrive, at the levels they would."""
+        start, first_level = self.groups.pop()
+        left_bytes = (level - first_level) // count
+        traced = self.arrivals[start:]
+        self.arrivals[start:] = [
+            (size_bytes, first_level + number * left_bytes + own_level)
+            for number in range(count)
+            for size_bytes, own_level in traced
+        ]
 
     def fill(self, size_bytes: int) -> int:
         """Bytes of the copy, where a gradient finds no room left."""
@@ -265,10 +282,12 @@ class Stage1And2(NoGathering):
             self.parameters[p.name] = replace(p, count=p.count * count)
 
     def enter_layers_backward(self, tape: Tape, layer: Layer, count: int) -> None:
-        if not layer.is_nested:
-            if trained(layer.parameters):
-                self._make_bucket(tape)
-            self.in_layers, self.bucket.arrivals, self.beside = True, [], None
+        if layer.is_nested:
+            self.bucket.enter_group(tape.live.block_bytes)
+            return
+        if trained(layer.parameters):
+            self._make_bucket(tape)
+        self.in_layers, self.bucket.arrivals, self.beside = True, [], None
 
     def receive_gradient(self, tape: Tape, parameter: Parameter) -> None:
         """The first one makes the bucket."""
@@ -308,6 +327,7 @@ class Stage1And2(NoGathering):
 
     def leave_layers_backward(self, tape: Tape, layer: Layer, count: int) -> None:
         if layer.is_nested:
+            self.bucket.leave_group(tape.live.block_bytes, count)
             return
         self.in_layers = False
         if self.beside is not None and max(self.beside):
@@ -316,7 +336,11 @@ class Stage1And2(NoGathering):
     def end_backward(self, tape: Tape) -> None:
         """Stage 1 reduces all its gradients now; the bucket is freed."""
         if self.sharder.stage == 1:
-            whole = sizes(trained(list(self.parameters.values())))
+            whole = [
+                (gradient_bytes(p), p.count)
+                for p in trained(list(self.parameters.values()))
+                if p.name in tape.received
+            ]
             blocks = sum(block_bytes(size) * count for size, count in whole)
             tape.note(max(0, self._partition_bytes() - min(blocks, self.bucket_bytes)))
             tape.live = tape.live.plus(
@@ -401,9 +425,11 @@ class Stage3(NoGathering):
 
     def enter_layers_backward(self, tape: Tape, layer: Layer, count: int) -> None:
         """What came after these layers has been let go."""
-        if not layer.is_nested:
-            self._hold(tape, self.ends[layer])
-            self.in_layers, self.bucket.arrivals = True, []
+        if layer.is_nested:
+            self.bucket.enter_group(tape.live.block_bytes)
+            return
+        self._hold(tape, self.ends[layer])
+        self.in_layers, self.bucket.arrivals = True, []
 
     def receive_gradient(self, tape: Tape, parameter: Parameter) -> None:
         size_bytes = gradient_bytes(parameter)
@@ -428,9 +454,11 @@ class Stage3(NoGathering):
         return max(0, self.copies[count - 1 - index] - peak_bytes) - fewer
 
     def leave_layers_backward(self, tape: Tape, layer: Layer, count: int) -> None:
-        if not layer.is_nested:
-            self.in_layers = False
-            self._hold(tape, self.ends[layer] - count * _elements(layer))
+        if layer.is_nested:
+            self.bucket.leave_group(tape.live.block_bytes, count)
+            return
+        self.in_layers = False
+        self._hold(tape, self.ends[layer] - count * _elements(layer))
 
     def end_backward(self, tape: Tape) -> None:
         tape.note(self.bucket.filled * self.bucket.item_bytes)

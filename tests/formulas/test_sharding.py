@@ -7,12 +7,14 @@ import pytest
 from memplan import TrainingPlan
 from memplan.formulas.backward import run_backward
 from memplan.formulas.ddp import Ddp, ZeroRedundancy, bucket_bytes, largest_share
-from memplan.formulas.deepspeed import REDUCE_BUCKET_ELEMENTS, DeepSpeed
+from memplan.formulas.deepspeed import REDUCE_BUCKET_ELEMENTS, Bucket, DeepSpeed
 from memplan.formulas.fsdp2 import Fsdp2
+from memplan.formulas.gathering import Layer
 from memplan.formulas.layers import embedding
 from memplan.formulas.linear import linear
 from memplan.formulas.optimizers import find_optimizer
 from memplan.formulas.parameters import Parameter, Stored
+from memplan.formulas.stacks import repeat_layers
 from memplan.formulas.tape import Tape
 from memplan.formulas.weights import ModelStates, shard_states
 from memplan.models import find_model
@@ -66,9 +68,9 @@ def test_buckets_are_for_what_trains():
 
 
 def test_whole_tensors_go_to_the_rank_that_has_least():
-    """10, then 6, then 4 and 4 beside the 6: the second rank has 14."""
-    parameters = [weight("a", 6), weight("b", 10), weight("layers.*.c", 4, count=2)]
-    share = largest_share(parameters, 2)
+    """The largest first: 10, then 6 and 3 beside it, then 2 where there are 9."""
+    parameters = [weight("a", 6), weight("b", 10), weight("layers.*.c", 3, count=2)]
+    share = largest_share([*parameters, weight("d", 2)], 2)
     assert [(p.name, p.count) for p in share] == [("a", 1), ("layers.*.c", 2)]
 
 
@@ -123,6 +125,10 @@ def test_what_is_offloaded_leaves_nothing_at_rest():
 # FSDP2 at work
 
 
+def layer(t, x):
+    return linear(t, "w", x, D, bias=False)
+
+
 def traced(sharder, *, is_tied=False, gradients_exist=False, kept="fp32"):
     """A table, layers that are one matrix each, and a head, in low precision."""
     tape = Tape(
@@ -132,7 +138,7 @@ def traced(sharder, *, is_tied=False, gradients_exist=False, kept="fp32"):
     with tape.scope("embed"):
         table = tape.weight("weight", (V, D))
     x = embedding(tape, table, (1, L))
-    x = tape.layers("layers", LAYERS, lambda t, x: linear(t, "w", x, D, bias=False), x)
+    x = repeat_layers(tape, "layers", LAYERS, layer, x)
     shared = table if is_tied else None
     x = linear(tape, "head", x, V, bias=False, weight=shared)
     tape.end_phase("forward")
@@ -153,10 +159,9 @@ LOGITS = 2 * L * V
 def test_the_head_is_gathered_while_the_loss_is_computed():
     """Its copy, and the flat buffer until the model returns."""
     phases = traced(fsdp2())
-    loss = 4
-    at_the_end = ACTIVATIONS + LOGITS + TABLE
-    assert phases["forward"].end.block_bytes == at_the_end + TABLE
-    assert phases["loss"].end.block_bytes == at_the_end - LOGITS + 512 * (loss > 0)
+    forward, loss = phases["forward"].end, phases["loss"].end
+    assert forward.block_bytes == ACTIVATIONS + LOGITS + 2 * TABLE
+    assert loss.block_bytes == ACTIVATIONS + TABLE + 512
 
 
 def test_without_resharding_all_layers_are_gathered_at_the_end():
@@ -179,13 +184,161 @@ def test_shards_alone_are_left(stage, is_tied, gradients_exist):
     assert end.block_bytes - end.gradient_bytes <= 512
 
 
-def test_the_last_layer_runs_beside_the_next_and_the_one_before():
-    """Its copy, the flat buffer of the layer before, what reduces of the head."""
+ONE = Layer((weight("layers.*.w", D, D, kept="fp32"),), True, False)
+"""A layer of `traced`."""
+
+
+@pytest.mark.parametrize(
+    ("stage", "index", "copies"), [(3, 2, 1), (2, 0, 1), (2, 2, 3)]
+)
+def test_a_layer_runs_forward_beside_its_copies_and_the_flat_buffer(
+    stage, index, copies
+):
+    gathering = fsdp2(stage).gathering(False)
+    assert gathering.beside_forward(ONE, index, LAYERS) == (copies + 1) * LAYER
+
+
+def test_a_layer_runs_backward_beside_the_ones_around_it():
+    """Its copy, the flat buffer of the one before, the gradients of the one after."""
     gathering = fsdp2().gathering(False)
-    tape = Tape(
-        policy=lambda name, shape, is_linear: Stored("bf16", True, 0),
-        gathering=gathering,
+    gathering.receive_gradient(Tape(policy=lambda *_: ONE), ONE.parameters[0])
+    assert gathering.beside_backward(ONE, 1, LAYERS, 0) == 3 * LAYER
+    # Nothing comes before the first, and what reduces beside the last is on the tape.
+    assert gathering.beside_backward(ONE, 0, LAYERS, 0) == 2 * LAYER
+    assert gathering.beside_backward(ONE, 2, LAYERS, 0) == 2 * LAYER
+
+
+def test_the_gradient_of_a_tied_weight_is_the_third_beside_two():
+    """That of the head waits; the engine does not add to a view in place."""
+    tied = traced(Ddp(num_ranks=1), is_tied=True, kept=None)["backward"].peak
+    loss = 512
+    assert tied.at.block_bytes == 3 * TABLE + LAYERS * LAYER + loss
+
+
+# DeepSpeed
+
+TRAINED = [weight("table", V, D), weight("layers.*.w", D, D, count=LAYERS)]
+ELEMENTS = V * D + LAYERS * D * D
+
+
+def deepspeed(stage, **fields):
+    return DeepSpeed(num_ranks=RANKS, stage=stage, **fields)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_below_stage_3_weights_are_one_flat_buffer(stage):
+    assert deepspeed(stage).weights(TRAINED) == [(2 * ELEMENTS, 1)]
+
+
+def test_stage_3_keeps_small_weights_whole():
+    """A hundred thousand elements are small."""
+    parameters = [weight("table", V, D), weight("norm", D)]
+    held = deepspeed(3).weights(parameters)
+    assert total(held) == 2 * (V * D + D) // RANKS + 2 * D
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_an_fp32_partition_is_what_the_optimizer_updates(stage):
+    sharder = deepspeed(stage)
+    (flat,) = sharder.updated(TRAINED)
+    assert (flat.shape, flat.stored.dtype) == ((ELEMENTS // RANKS,), "fp32")
+    assert total(sharder.masters(TRAINED)) == 4 * ELEMENTS // RANKS
+
+
+def test_stage_3_steps_a_sub_group_at_a_time():
+    sharder = DeepSpeed(num_ranks=2, stage=3)
+    parameters = [weight("layers.*.w", 1_000_000, 500, count=10)]
+    assert [p.num_elements * p.count for p in sharder.updated(parameters)] == [
+        2_000_000_000,
+        500_000_000,
+    ]
+    assert [p.num_elements for p in sharder.stepped(parameters)] == [1_000_000_000]
+
+
+PART = ELEMENTS // RANKS
+CUT = V * D + 2 * D * D - PART
+"""The third rank has the end of the table, a layer, and the start of the next."""
+
+
+def test_norms_are_computed_in_fp64():
+    """8 bytes for each element of the largest gradient, as far as it is owned."""
+    needed = total(deepspeed(2).step_temporaries(TRAINED, []))
+    assert needed == 2 * CUT + 8 * PART
+
+
+def test_the_optimizer_steps_beside_fp32_gradients_in_place_of_the_others():
+    """4 bytes of a gradient and the optimizer's own 20, less 2 that are freed."""
+    needed = total(deepspeed(2).step_temporaries(TRAINED, [(20 * PART, 1)]))
+    assert needed == 4 * PART + 20 * PART - 2 * PART
+
+
+def test_gradients_pass_through_a_bucket_of_5e8_elements():
+    """Beside the largest gradient, that of the embedding, and its activations."""
+    peak = traced(deepspeed(2), kept=None)["backward"].peak.at
+    bucket = 2 * REDUCE_BUCKET_ELEMENTS
+    assert bucket < peak.block_bytes < bucket + MiB + 2 * TABLE + LAYERS * LAYER
+    assert peak.gradient_bytes <= 2 * (2 * V * D + LAYERS * D * D) // RANKS
+
+
+def test_stage_1_keeps_whole_gradients_until_the_end():
+    """At the highest point the embedding's is being made."""
+    one, two = (
+        traced(deepspeed(stage), kept=None)["backward"].peak.at for stage in (1, 2)
     )
-    x = tape.input((1, L, D), "bf16")
-    x = tape.layers("layers", LAYERS, lambda t, x: linear(t, "w", x, D, bias=False), x)
-    (last,) = (node.layer for node in tape.nodes if hasattr(node, "layer"))[:1] or [0]
+    assert one.gradient_bytes == TABLE + LAYERS * LAYER
+    assert one.block_bytes - two.block_bytes >= LAYERS * LAYER
+
+
+def test_a_partition_is_left():
+    for stage in (1, 2):
+        end = traced(deepspeed(stage), kept=None)["backward"].end
+        assert end.gradient_bytes == (2 * TABLE + LAYERS * LAYER) // RANKS
+
+
+def test_a_full_bucket_is_copied_once_more():
+    bucket = Bucket()
+    assert bucket.fill(2 * 300_000_000) == 0
+    assert bucket.fill(2 * 300_000_000) == 2 * 300_000_000
+    assert bucket.filled == 300_000_000
+
+
+def test_stage_3_gathers_no_more_than_may_be_live():
+    """A billion elements, and half of the largest weight on average."""
+    gathering = deepspeed(3).gathering(False)
+    layer = Layer((weight("layers.*.w", 10_000, 10_000),), True, False)
+    assert gathering.beside_forward(layer, 0, 5) == 2 * 5 * 10**8
+    assert gathering.beside_forward(layer, 0, 50) == 2 * (10**9 + 10**8 // 2)
+
+
+# Model states
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("ranks", [2, 16])
+def test_deepspeed_holds_zeros_model_states(stage, ranks):
+    """Two bytes of weights, two of gradients, twelve of the optimizer's."""
+    step = traced_step(sharding="deepspeed", zero_stage=max(stage, 1), num_gpus=ranks)
+    P = step.num_parameters
+    zero = shard_states(ModelStates(2 * P, 2 * P, 12 * P), max(stage, 1), ranks)
+    norms = 65 * 4096 * 2 if stage == 3 else 0
+    assert step.weights.requested_bytes == pytest.approx(
+        zero.weights + norms, abs=ranks
+    )
+    partition = -(-2 * P // ranks)
+    assert step.gradients.requested_bytes == pytest.approx(partition, abs=2)
+    assert step.optimizer_states.requested_bytes == pytest.approx(
+        zero.optimizer_states, abs=12
+    )
+
+
+def test_fsdp2_holds_a_share_of_fp32_model_states():
+    step = traced_step(zero_stage=3, num_gpus=8)
+    share = 4 * step.num_parameters // 8
+    held = (step.weights, step.gradients, step.optimizer_states)
+    assert [some.requested_bytes for some in held] == [share, share, 2 * share]
+
+
+def traced_step(**fields):
+    plan = TrainingPlan(model="llama-2-7b", seq_len=256, **fields)
+    optimizer = find_optimizer(plan.optim)
+    return trace_step(plan, find_model(plan.model), optimizer, (8, 0), (2, 14), 108)
