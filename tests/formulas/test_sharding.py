@@ -282,11 +282,8 @@ def test_gradients_pass_through_a_bucket_of_5e8_elements():
 
 def test_stage_1_keeps_whole_gradients_until_the_end():
     """At the highest point the embedding's is being made."""
-    one, two = (
-        traced(deepspeed(stage), kept=None)["backward"].peak.at for stage in (1, 2)
-    )
-    assert one.gradient_bytes == TABLE + LAYERS * LAYER
-    assert one.block_bytes - two.block_bytes >= LAYERS * LAYER
+    peak = traced(deepspeed(1), kept=None)["backward"].peak.at
+    assert peak.gradient_bytes == TABLE + LAYERS * LAYER
 
 
 def test_a_partition_is_left():
