@@ -277,10 +277,14 @@ class Tape:
                 self.pin(x.storage)
         if not wants or not mode.record:
             return output
-        kept = [x.origin or x for x in saved]
-        held = [self.save(x.storage) for x in kept if x.storage.kind != STATIC]
-        # What was gathered from shards is gathered once more in backward.
-        gathered_bytes = max((x.num_bytes for x in saved if x.origin), default=0)
+        held = []
+        for x in saved:
+            if x.origin is not None:
+                # What was gathered from shards is gathered once more in backward.
+                backward_scratch_bytes += x.num_bytes
+                x = x.origin
+            if x.storage.kind != STATIC:
+                held.append(self.save(x.storage))
         if held:
             self._let_go_of_unsaved()
         if saves_output:
@@ -308,7 +312,7 @@ class Tape:
                     if x.edge is not None
                 ],
                 held,
-                backward_scratch_bytes + gathered_bytes,
+                backward_scratch_bytes,
                 sum_scratch_bytes,
                 mode.is_recomputed,
             )
