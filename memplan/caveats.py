@@ -91,8 +91,6 @@ def unsupported_of(plan: TrainingPlan) -> tuple[str, ...]:
         )
     if plan.context_parallel > 1:
         lines.append("key-value blocks of other ranks while they pass around the ring")
-    if plan.attn_implementation in ("auto", "cudnn"):
-        lines.append("cuDNN attention workspaces beyond dq in fp32")
     return tuple(lines)
 
 

@@ -248,6 +248,7 @@ def _setting(
     mode, every = plan.checkpointing
     return Setting(
         autocast=AUTOCAST_DTYPE.get(plan.precision) if sharder.runs_autocast else None,
+        clones_outputs=sharder.clones_outputs and mode == "none",
         is_training=plan.workload == "train",
         attention=plan.attn_implementation,
         checkpointing=mode,

@@ -147,6 +147,13 @@ def test_a_configuration_that_cannot_be_built_is_refused(change, tmp_path):
         estimate(TrainingPlan(model=str(file)))
 
 
+def test_keys_that_move_memory_and_are_not_read_are_named(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**TINY, "quantization_config": {"bits": 4}}))
+    report = estimate(TrainingPlan(model=str(file)))
+    assert any("quantization_config" in line for line in report.assumptions)
+
+
 @settings(
     max_examples=150,
     deadline=None,

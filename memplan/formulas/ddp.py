@@ -27,6 +27,11 @@ class Ddp:
     runs_autocast: bool = True
     keeps_fp32: bool = True
 
+    @property
+    def clones_outputs(self) -> bool:
+        """As the Trainer sets DDP up for layers that are not checkpointed."""
+        return self.num_ranks > 1
+
     def gathering(self, gradients_exist: bool) -> Gathering:
         return NoGathering()
 
@@ -90,6 +95,11 @@ class ZeroRedundancy:
     @property
     def _replicated(self) -> Ddp:
         return Ddp(num_ranks=self.num_ranks)
+
+    @property
+    def clones_outputs(self) -> bool:
+        """As the Trainer sets DDP up for layers that are not checkpointed."""
+        return self.num_ranks > 1
 
     def gathering(self, gradients_exist: bool) -> Gathering:
         return NoGathering()

@@ -42,6 +42,7 @@ class DeepSpeed:
     offloads_optimizer: bool = False
     offloads_parameters: bool = False
     runs_autocast: bool = False
+    clones_outputs: bool = False
     keeps_fp32: bool = False
 
     def gathering(self, gradients_exist: bool) -> Gathering:
@@ -392,6 +393,8 @@ class Stage3(NoGathering):
     keeps_gradients: bool = False
     is_even = False
     bucket: Bucket = field(default_factory=Bucket)
+    outside: set[str] = field(default_factory=set)
+    """Weights outside the layers that have been used."""
     first: int = 0
     """Elements of the weight that is used first."""
     largest: int = 0
@@ -406,7 +409,8 @@ class Stage3(NoGathering):
     """The highest level of each layer with a copy of the bucket, the last one first."""
 
     def use_weight(self, tape: Tape, parameter: Parameter) -> None:
-        if not is_persistent(parameter):
+        if not is_persistent(parameter) and parameter.name not in self.outside:
+            self.outside.add(parameter.name)
             self.bucket.item_bytes = item_bytes(parameter)
             self.first = self.first or parameter.num_elements
             self._hold(tape, self.used + parameter.num_elements)

@@ -39,6 +39,7 @@ class Fsdp2:
     offloads: bool = False
     """CPUOffloadPolicy: shards, their gradients and states live in host memory."""
     runs_autocast: bool = False
+    clones_outputs: bool = False
     keeps_fp32: bool = True
 
     def gathering(self, gradients_exist: bool) -> Gathering:

@@ -39,12 +39,15 @@ def cross_entropy(t: Tape, logits: Tensor, labels: Tensor | None = None) -> Tens
     log-softmax, zeros but for the labels, and from it that of the logits: at its height
     3 tensors of N * V.
     """
-    logs = t.apply(
-        "log_softmax", (logits,), logits.shape, logits.dtype, saves_output=True
-    )
-    source = upper(t, logs)
-    saved = (source,) if labels is None else (source, labels)
-    return t.apply("nll_loss", (source,), (), source.dtype, saved=saved, stats_bytes=4)
+    with t.scope("loss"):
+        logs = t.apply(
+            "log_softmax", (logits,), logits.shape, logits.dtype, saves_output=True
+        )
+        source = upper(t, logs)
+        saved = (source,) if labels is None else (source, labels)
+        return t.apply(
+            "nll_loss", (source,), (), source.dtype, saved=saved, stats_bytes=4
+        )
 
 
 def mean_squared_error(t: Tape, predictions: Tensor) -> Tensor:
@@ -61,4 +64,15 @@ def keep_as_fp32(t: Tape, *outputs: Tensor) -> None:
     """
     t.exit_autocast()
     copies = [upper(t, output) for output in outputs]
+    if t.setting.clones_outputs:
+        t.note(sum(copy.num_bytes for copy in copies) - _replaced_bytes(copies, outputs))
     del copies
+
+
+def _replaced_bytes(copies: list[Tensor], outputs: tuple[Tensor, ...]) -> int:
+    """Outputs that their copies have replaced when DDP clones those (`_DDPSink`)."""
+    return sum(
+        output.num_bytes
+        for copy, output in zip(copies, outputs, strict=True)
+        if copy is not output
+    )

@@ -50,6 +50,8 @@ class Setting:
     num_sms: int = 132
     """Multiprocessors of the card: over so many a sum is split."""
     torch_version: tuple[int, int] = (2, 14)
+    clones_outputs: bool = False
+    """DDP that looks for unused parameters clones what the model returns."""
     hidden_dtype: str = "fp32"
     """What a pipeline stage receives from the one before."""
     sequence_shards: int = 1

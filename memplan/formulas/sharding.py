@@ -27,6 +27,10 @@ class Sharder(Protocol):
         """Whether mixed precision is autocast's; else weights are cast as a whole."""
 
     @property
+    def clones_outputs(self) -> bool:
+        """Whether looking for unused weights clones what the model returns."""
+
+    @property
     def keeps_fp32(self) -> bool:
         """Whether mixed precision keeps the weights themselves in fp32."""
 

@@ -38,6 +38,12 @@ MAX_SIZE = 2**31
 """No dimension of a model is larger."""
 MAX_LAYERS = 10_000
 """No model is deeper; DeepSpeed's buckets are filled layer by layer."""
+UNREAD_KEYS = {
+    "quantization_config": "--quantization says how a frozen base is stored",
+    "auto_map": "remote code is never run, the architecture is taken for the usual one",
+    "pruned_heads": "every head is counted",
+}
+"""Keys of a config.json that can move memory and are not read; what holds instead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +152,12 @@ def _model_of_config(name: str, data: Mapping[str, Any], where: str) -> Model:
     config = _validate(family.config_class, data, where)
     check_ranges(config, where)
     family.check(config)
-    return Model(name=name, family=family, config=config)
+    notes = tuple(
+        f"{key} of {where} is not read: {instead}"
+        for key, instead in UNREAD_KEYS.items()
+        if data.get(key)
+    )
+    return Model(name=name, family=family, config=config, notes=notes)
 
 
 def check_ranges(config: Any, where: str) -> None:
