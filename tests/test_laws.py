@@ -71,6 +71,7 @@ def plans(draw, wanted=None, **fixed):
         "attn_implementation": draw(st.sampled_from(("auto", "eager", "math"))),
         "max_grad_norm": draw(st.sampled_from((0.0, 1.0))),
         "ema": draw(st.booleans()),
+        "workload": draw(st.sampled_from(("train", "train", "train", "generate"))),
         "gpu": draw(st.sampled_from(CARDS)),
         "torch": draw(st.sampled_from(("2.9", "2.14"))),
     }
@@ -96,12 +97,22 @@ def trained(draw):
 
 @st.composite
 def spread(draw):
-    """Over how many cards, and who shards what."""
+    """Over how many cards, and who shards or divides what."""
     stage = draw(st.sampled_from((0, 0, 1, 2, 3)))
+    tensor, pipeline, context = (
+        draw(st.sampled_from((1, 1, 1, 1, 2))) for _ in range(3)
+    )
+    ranks = draw(st.sampled_from((1, 1, 2, 4, 8, 64)))
     return {
-        "num_gpus": draw(st.sampled_from((1, 1, 2, 4, 8, 64))),
+        "num_gpus": ranks * tensor * pipeline * context,
+        "tensor_parallel": tensor,
+        "pipeline_parallel": pipeline,
+        "context_parallel": context,
+        "sequence_parallel": tensor > 1 and draw(st.booleans()),
         "zero_stage": stage,
         "sharding": draw(st.sampled_from(("fsdp2", "deepspeed"))),
+        "offload_optimizer": stage > 0 and draw(st.booleans()),
+        "offload_parameters": stage == 3 and draw(st.booleans()),
     }
 
 
@@ -212,7 +223,9 @@ def assert_never_less(fields, name, size, more):
 @given(data=st.data())
 def test_more_ranks_never_need_more(data):
     fields = data.draw(plans())
-    ranks = data.draw(st.sampled_from((2, 4, 8, 16)))
+    parts = fields["tensor_parallel"] * fields["pipeline_parallel"]
+    ranks = data.draw(st.sampled_from((2, 4, 8, 16))) * parts
+    ranks *= fields["context_parallel"]
     few, many = (
         estimated(fields | {"num_gpus": count}).peak.allocated_bytes
         for count in (ranks, 2 * ranks)
@@ -235,7 +248,7 @@ def test_a_higher_zero_stage_never_holds_more_model_states(data):
 
 
 @FEW
-@given(plans())
+@given(plans(workload="train"))
 def test_full_checkpointing_never_enters_backward_with_more(fields):
     none, full = (
         end_of_loss(estimated(fields | {"activation_checkpointing": mode}))
@@ -245,7 +258,7 @@ def test_full_checkpointing_never_enters_backward_with_more(fields):
 
 
 @FEW
-@given(plans())
+@given(plans(workload="train"))
 def test_full_checkpointing_never_holds_more_than_is_saved_without(fields):
     # Not compared with what is held at the peak without it: that can be the end of
     # backward, when all activations are gone.

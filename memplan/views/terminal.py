@@ -88,6 +88,10 @@ def _facts(report: MemoryReport) -> RenderableType:
         f"{format_count(report.model.parameters)} parameters, "
         f"{'all' if all_trained else format_count(trained)} trained"
     )
+    where = f"step {peak.step} and later, {peak.phase}, at {peak.module.strip()}"
+    first = [p.peak_allocated_bytes for p in report.phases if p.step == 1]
+    if first:
+        where += f"; the first step peaks at {format_gib(max(first))}"
     need = (
         f"{format_gib(device.total_bytes)} x {share:.0%} = {format_gib(budget)}; "
         f"context {format_gib(device.context_bytes)} + reserved "
@@ -99,7 +103,7 @@ def _facts(report: MemoryReport) -> RenderableType:
     )
     return _labelled(
         ("Model", [model]),
-        ("Peak", [f"step {peak.step}, {peak.phase}, at {peak.module.strip()}"]),
+        ("Peak", [where]),
         ("Budget", [need]),
         ("Band", [band]),
         ("Assumed", report.assumptions),
