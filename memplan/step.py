@@ -36,7 +36,7 @@ from memplan.rank import micro_batches_in_flight
 from memplan.units import ceil_div
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Held:
     """Bytes as requested, and as blocks of the allocator."""
 

@@ -16,6 +16,7 @@ from memplan.formulas.optimizers import find_optimizer
 from memplan.hardware import find_gpu
 from memplan.models import find_model
 from memplan.models.catalogue import preset_names
+from memplan.rank import part_of
 from memplan.step import trace_step
 
 FEW = settings(
@@ -230,7 +231,21 @@ def test_more_ranks_never_need_more(data):
         estimated(fields | {"num_gpus": count}).peak.allocated_bytes
         for count in (ranks, 2 * ranks)
     )
-    assert many <= few
+    assert many <= few + padding_bytes(fields | {"num_gpus": 2 * ranks})
+
+
+def padding_bytes(fields):
+    """FSDP2 gathers equal shards: the rows of a weight, made up to a multiple of the
+    ranks (`_fsdp_param.py`), in one buffer and once more where they are copied out of
+    it. Counted here for all weights, of which some are whole at a time."""
+    if fields["sharding"] != "fsdp2" or fields["zero_stage"] < 2:
+        return 0
+    plan = TrainingPlan(**fields)
+    return 2 * sum(
+        -p.shape[0] % plan.data_parallel * 4 * p.num_elements // p.shape[0] * p.count
+        for p in traced(plan).parameters
+        if p.shape
+    )
 
 
 @FEW
@@ -248,7 +263,7 @@ def test_a_higher_zero_stage_never_holds_more_model_states(data):
 
 
 @FEW
-@given(plans(workload="train"))
+@given(plans(workload="train", pipeline_parallel=1))
 def test_full_checkpointing_never_enters_backward_with_more(fields):
     none, full = (
         end_of_loss(estimated(fields | {"activation_checkpointing": mode}))
@@ -258,7 +273,7 @@ def test_full_checkpointing_never_enters_backward_with_more(fields):
 
 
 @FEW
-@given(plans(workload="train"))
+@given(plans(workload="train", pipeline_parallel=1))
 def test_full_checkpointing_never_holds_more_than_is_saved_without(fields):
     # Not compared with what is held at the peak without it: that can be the end of
     # backward, when all activations are gone.
@@ -275,13 +290,18 @@ def end_of_loss(report):
 def saved_for_backward(fields):
     """Activations when backward begins, without checkpoints."""
     plan = TrainingPlan(**fields | {"activation_checkpointing": "none"})
-    step = trace_step(
-        plan,
-        find_model(plan.model),
-        find_optimizer(plan.optim),
-        find_gpu(plan.gpu).compute_capability,
-        torch_version_of(plan),
-        find_gpu(plan.gpu).num_sms,
-    )
-    (phase,) = (p for p in step.phases if p.name == "loss")
+    (phase,) = (p for p in traced(plan).phases if p.name == "loss")
     return phase.end.saved_bytes
+
+
+def traced(plan):
+    """The traced step of a plan's most loaded rank, of no pipeline."""
+    model, gpu = find_model(plan.model), find_gpu(plan.gpu)
+    return trace_step(
+        plan,
+        part_of(plan, model),
+        find_optimizer(plan.optim),
+        gpu.compute_capability,
+        torch_version_of(plan),
+        gpu.num_sms,
+    )

@@ -65,14 +65,12 @@ def keep_as_fp32(t: Tape, *outputs: Tensor) -> None:
     t.exit_autocast()
     copies = [upper(t, output) for output in outputs]
     if t.setting.clones_outputs:
-        t.note(sum(copy.num_bytes for copy in copies) - _replaced_bytes(copies, outputs))
+        t.note(_cloned_bytes(copies, outputs))
     del copies
 
 
-def _replaced_bytes(copies: list[Tensor], outputs: tuple[Tensor, ...]) -> int:
-    """Outputs that their copies have replaced when DDP clones those (`_DDPSink`)."""
-    return sum(
-        output.num_bytes
-        for copy, output in zip(copies, outputs, strict=True)
-        if copy is not output
-    )
+def _cloned_bytes(copies: list[Tensor], outputs: tuple[Tensor, ...]) -> int:
+    """What DDP's `_DDPSink` clones, less the outputs that the copies have replaced."""
+    pairs = list(zip(copies, outputs, strict=True))
+    cloned = sum(copy.num_bytes for copy, _ in pairs)
+    return cloned - sum(x.num_bytes for copy, x in pairs if copy is not x)

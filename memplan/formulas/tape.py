@@ -80,6 +80,23 @@ class Mode:
     """A repeated layer is being traced."""
 
 
+class Scope:
+    """A place of the model while it is entered; a class, as there are many of them."""
+
+    __slots__ = ("outer", "place", "tape")
+
+    def __init__(self, tape: "Tape", place: str) -> None:
+        self.tape = tape
+        self.place = place
+        self.outer = tape.place
+
+    def __enter__(self) -> None:
+        self.tape.place = self.place
+
+    def __exit__(self, *error: object) -> None:
+        self.tape.place = self.outer
+
+
 @dataclass(slots=True)
 class Tape:
     """The state of one traced training step."""
@@ -413,15 +430,9 @@ class Tape:
 
     # Scopes
 
-    @contextmanager
-    def scope(self, name: str) -> Iterator[None]:
+    def scope(self, name: str) -> "Scope":
         """A submodule."""
-        outer = self.place
-        self.place = f"{outer}.{name}" if outer else name
-        try:
-            yield
-        finally:
-            self.place = outer
+        return Scope(self, f"{self.place}.{name}" if self.place else name)
 
     @contextmanager
     def no_grad(self) -> Iterator[None]:

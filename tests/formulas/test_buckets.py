@@ -1,6 +1,6 @@
 """Gradients of layers within a layer, on their way into DeepSpeed's bucket."""
 
-from memplan.formulas.deepspeed import Bucket
+from memplan.formulas.deepspeed_step import Bucket
 
 
 def test_all_equal_layers_of_a_group_arrive_though_one_is_traced():

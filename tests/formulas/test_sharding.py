@@ -7,7 +7,8 @@ import pytest
 from memplan import TrainingPlan
 from memplan.formulas.backward import run_backward
 from memplan.formulas.ddp import Ddp, ZeroRedundancy, bucket_bytes, largest_share
-from memplan.formulas.deepspeed import REDUCE_BUCKET_ELEMENTS, Bucket, DeepSpeed
+from memplan.formulas.deepspeed import DeepSpeed
+from memplan.formulas.deepspeed_step import REDUCE_BUCKET_ELEMENTS, Bucket
 from memplan.formulas.fsdp2 import Fsdp2
 from memplan.formulas.gathering import Layer
 from memplan.formulas.layers import embedding
