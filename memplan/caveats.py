@@ -46,6 +46,13 @@ def assumptions_of(
         lines.append(f"constants of torch {newest}, the newest that are known")
     if plan.offload_optimizer or plan.offload_parameters:
         lines.append("what is offloaded takes no GPU memory between its uses")
+    if plan.offload_optimizer and plan.sharding == "fsdp2":
+        lines.append(
+            "FSDP2 offloads optimizer states with parameters and gradients alone "
+            "(CPUOffloadPolicy); here the states are on the host, the rest is not"
+            if not plan.offload_parameters
+            else "FSDP2's CPUOffloadPolicy: parameters, gradients and states on the host"
+        )
     if plan.quantization != "none":
         lines.append(_quantized_base(plan, model))
     if plan.workload == "train" and find_optimizer(plan.optim).decays_gradients:

@@ -214,13 +214,12 @@ def sharder_of(plan: TrainingPlan) -> Sharder:
             offloads_optimizer=plan.offload_optimizer,
             offloads_parameters=plan.offload_parameters,
         )
-    if plan.zero_stage == 0 or num_ranks == 1:
+    if plan.zero_stage == 0 or (num_ranks == 1 and not plan.offload_parameters):
         return Ddp(num_ranks=num_ranks)
     if plan.zero_stage == 1:
-        optimizer = find_optimizer(plan.optim)
         return ZeroRedundancy(
             num_ranks=num_ranks,
-            state_bytes=lambda parameter: sum(state_tensors(optimizer, parameter)),
+            update_bytes=partial(update_bytes, find_optimizer(plan.optim)),
         )
     return Fsdp2(
         num_ranks=num_ranks,

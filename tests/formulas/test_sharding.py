@@ -340,3 +340,9 @@ def traced_step(**fields):
     plan = TrainingPlan(model="llama-2-7b", seq_len=256, **fields)
     optimizer = find_optimizer(plan.optim)
     return trace_step(plan, find_model(plan.model), optimizer, (8, 0), (2, 14), 108)
+
+
+def test_one_rank_offloads_its_parameters_too():
+    step = traced_step(zero_stage=3, num_gpus=1, offload_parameters=True)
+    held = (step.weights, step.gradients, step.optimizer_states)
+    assert [some.requested_bytes for some in held] == [0, 0, 0]
