@@ -3,6 +3,8 @@
 Source: `c10/core/AllocatorConfig.h` and `c10/cuda/CUDACachingAllocator.cpp` (2.14).
 """
 
+from functools import lru_cache
+
 from memplan.units import MiB
 
 MIN_BLOCK_BYTES = 512
@@ -14,6 +16,7 @@ SEGMENT_STEP_BYTES = 2 * MiB
 MAX_SLACK_BYTES = 1 * MiB
 
 
+@lru_cache(maxsize=4096)
 def block_bytes(requested_bytes: int) -> int:
     """Bytes of the block that answers a request, taken from a fresh segment.
 

@@ -273,7 +273,8 @@ class Tape:
         backward function keeps as an attribute (`pin`).
         """
         mode = self.mode
-        wants = mode.grad and any(x.edge is not None for x in inputs)
+        wanted = [x for x in inputs if x.edge is not None] if mode.grad else []
+        wants = bool(wanted)
         is_reused = is_expensive and wants and mode.reuse is not None
         edge = self.new_edge() if wants else None
         if alias is not None:
@@ -325,8 +326,8 @@ class Tape:
                 (edge,),  # type: ignore[arg-type]
                 [
                     (x.edge, 0 if x.edge in passed else x.num_bytes)
-                    for x in inputs
-                    if x.edge is not None
+                    for x in wanted
+                    if x.edge
                 ],
                 held,
                 backward_scratch_bytes,
