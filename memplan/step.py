@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from memplan.errors import PlanError, UnknownNameError
 from memplan.formulas.allocator import block_bytes
@@ -9,7 +10,11 @@ from memplan.formulas.backward import run_backward
 from memplan.formulas.ddp import Ddp, ZeroRedundancy
 from memplan.formulas.deepspeed import DeepSpeed
 from memplan.formulas.fsdp2 import Fsdp2
-from memplan.formulas.optimizer_step import clip_tensors, step_tensors
+from memplan.formulas.optimizer_step import (
+    clip_tensors,
+    step_tensors,
+    update_bytes,
+)
 from memplan.formulas.optimizers import (
     Optimizer,
     find_optimizer,

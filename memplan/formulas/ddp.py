@@ -12,7 +12,13 @@ from heapq import heapify, heapreplace
 
 from memplan.formulas.gathering import Gathering, NoGathering
 from memplan.formulas.parameters import Parameter
-from memplan.formulas.sharding import Tensors, in_model_order, item_bytes, trained
+from memplan.formulas.sharding import (
+    Tensors,
+    in_model_order,
+    item_bytes,
+    total_elements,
+    trained,
+)
 from memplan.units import MiB
 
 FIRST_BUCKET_BYTES = 1 * MiB
@@ -86,9 +92,10 @@ class ZeroRedundancy:
     """
 
     num_ranks: int
-    state_bytes: Callable[[Parameter], int] = lambda parameter: 0
-    """States of a tensor: of ranks with equally many elements, one can hold more where
-    an optimizer keeps embeddings in fp32 and the rest in 8 bits."""
+    update_bytes: Callable[[list[Parameter]], int] = total_elements
+    """What it takes to update some tensors. Of ranks with equally many elements, one
+    can need more: for an embedding with fp32 states among 8-bit ones, or a large tensor
+    that is updated by itself."""
     runs_autocast: bool = True
     keeps_fp32: bool = True
 
@@ -116,7 +123,7 @@ class ZeroRedundancy:
         return self._replicated.left_gradients(parameters, gradients_exist)
 
     def updated(self, parameters: Sequence[Parameter]) -> list[Parameter]:
-        return largest_share(trained(parameters), self.num_ranks, self.state_bytes)
+        return largest_share(trained(parameters), self.num_ranks, self.update_bytes)
 
     def masters(self, parameters: Sequence[Parameter]) -> Tensors:
         return []
@@ -163,9 +170,10 @@ def bucket_bytes(parameters: Sequence[Parameter]) -> Iterator[int]:
 def largest_share(
     parameters: Sequence[Parameter],
     num_ranks: int,
-    state_bytes: Callable[[Parameter], int] = lambda parameter: 0,
+    update_bytes: Callable[[list[Parameter]], int] = total_elements,
 ) -> list[Parameter]:
-    """The tensors of the rank with most states; by elements where they say nothing."""
+    """The tensors of the rank that needs most to update its own."""
+    num_ranks = max(min(num_ranks, sum(p.count for p in parameters)), 1)
     loads = [(0, rank) for rank in range(num_ranks)]
     heapify(loads)
     owned: list[dict[int, int]] = [{} for _ in range(num_ranks)]
@@ -178,12 +186,11 @@ def largest_share(
             load, rank = loads[0]
             heapreplace(loads, (load + num_elements, rank))
             owned[rank][index] = owned[rank].get(index, 0) + 1
-    size_bytes = [state_bytes(parameter) for parameter in parameters]
-    held = {
-        rank: sum(size_bytes[i] * count for i, count in owned[rank].items())
-        for _, rank in loads
-    }
-    _, _, rank = max((held[rank], load, rank) for load, rank in loads)
-    return [
-        replace(parameters[i], count=count) for i, count in sorted(owned[rank].items())
+    shares = [
+        [replace(parameters[i], count=count) for i, count in sorted(own.items())]
+        for own in owned
     ]
+    return max(
+        reversed(shares),
+        key=lambda share: (update_bytes(share), total_elements(share)),
+    )

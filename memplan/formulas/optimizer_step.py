@@ -10,7 +10,7 @@ gradients too. The first step makes its states on the way and is no higher.
 from collections.abc import Iterator, Sequence
 
 from memplan.formulas.allocator import block_bytes
-from memplan.formulas.optimizers import Optimizer, factor_elements
+from memplan.formulas.optimizers import Optimizer, factor_elements, state_tensors
 from memplan.formulas.parameters import Parameter
 from memplan.formulas.tensors import ITEM_BYTES
 
@@ -31,6 +31,13 @@ def clip_tensors(parameters: Sequence[Parameter]) -> Tensors:
     largest = max((p.num_elements for p in parameters), default=0)
     num_chunks = -(-largest // NORM_CHUNK_ELEMENTS)
     return [(4 * num_chunks * num_tensors, 1), (4, num_tensors)]
+
+
+def update_bytes(optimizer: Optimizer, parameters: Sequence[Parameter]) -> int:
+    """States of these tensors, and what a step over them needs for a moment."""
+    states = sum(sum(state_tensors(optimizer, p)) * p.count for p in parameters)
+    moment = sum(size * count for size, count in step_tensors(optimizer, parameters))
+    return states + moment
 
 
 def step_tensors(optimizer: Optimizer, parameters: Sequence[Parameter]) -> Tensors:

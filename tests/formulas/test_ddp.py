@@ -1,31 +1,41 @@
 """Which rank is reported where whole tensors are dealt out."""
 
 from dataclasses import replace
+from functools import partial
 
 from memplan.formulas.ddp import ZeroRedundancy
-from memplan.formulas.optimizers import find_optimizer, state_tensors
+from memplan.formulas.optimizer_step import update_bytes
+from memplan.formulas.optimizers import find_optimizer
 from memplan.formulas.parameters import Parameter, Stored
 
 SIZE = 65536
 
 
-def weight(name):
-    return Parameter(name, (SIZE,), 1, Stored("fp32", True, 4 * SIZE))
+def weight(name, num_elements=SIZE, count=1):
+    stored = Stored("fp32", True, 4 * num_elements)
+    return Parameter(name, (num_elements,), count, stored)
 
 
-def share(optimizer_name):
-    """What the reported one of two ranks updates, dealt an embedding and a weight."""
-    optimizer = find_optimizer(optimizer_name)
+def share(optimizer, *parameters, num_ranks=2):
+    """Names of what the reported rank updates."""
     sharder = ZeroRedundancy(
-        num_ranks=2, state_bytes=lambda p: sum(state_tensors(optimizer, p))
+        num_ranks=num_ranks,
+        update_bytes=partial(update_bytes, find_optimizer(optimizer)),
     )
-    table = replace(weight("table"), is_embedding=True)
-    return [p.name for p in sharder.updated([table, weight("weight")])]
+    return [p.name for p in sharder.updated(parameters)]
 
 
 def test_of_equal_shares_the_one_with_an_embedding_in_fp32_is_reported():
-    assert share("adamw_8bit") == ["table"]
+    table = replace(weight("table"), is_embedding=True)
+    assert share("adamw_8bit", table, weight("weight")) == ["table"]
+    assert share("adamw_8bit", weight("weight"), table) == ["table"]
 
 
-def test_shares_with_equal_states_are_alike():
-    assert len(share("adamw")) == 1
+def test_of_equal_shares_the_one_with_a_large_tensor_is_reported():
+    # Tensor by tensor, Adam makes two more of the one that it updates.
+    parts = weight("layers.*.w", SIZE // 8, count=8)
+    assert share("adamw_forloop", parts, weight("table")) == ["table"]
+
+
+def test_more_ranks_than_tensors_take_no_longer():
+    assert share("adamw", weight("weight"), num_ranks=2**40) == ["weight"]
