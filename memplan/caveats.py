@@ -51,7 +51,7 @@ def assumptions_of(
             "FSDP2 offloads optimizer states with parameters and gradients alone "
             "(CPUOffloadPolicy); here the states are on the host, the rest is not"
             if not plan.offload_parameters
-            else "FSDP2's CPUOffloadPolicy: parameters, gradients and states on the host"
+            else "FSDP2's CPUOffloadPolicy: parameters, gradients, states on the host"
         )
     if plan.quantization != "none":
         lines.append(_quantized_base(plan, model))
