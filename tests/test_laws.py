@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from memplan import MemplanError, TrainingPlan, estimate, from_json, to_json
 from memplan.card import torch_version_of
+from memplan.formulas.allocator import MAX_SLACK_BYTES
 from memplan.formulas.optimizers import find_optimizer
 from memplan.hardware import find_gpu
 from memplan.models import find_model
@@ -237,15 +238,17 @@ def test_more_ranks_never_need_more(data):
 def padding_bytes(fields):
     """FSDP2 gathers equal shards: the rows of a weight, made up to a multiple of the
     ranks (`_fsdp_param.py`), in one buffer and once more where they are copied out of
-    it. Counted here for all weights, of which some are whole at a time."""
+    it. Counted here for all weights, of which some are whole at a time. A buffer that
+    grows past an odd MiB gains up to 1 MiB of slack (`allocator.block_bytes`)."""
     if fields["sharding"] != "fsdp2" or fields["zero_stage"] < 2:
         return 0
     plan = TrainingPlan(**fields)
-    return 2 * sum(
+    padding = sum(
         -p.shape[0] % plan.data_parallel * 4 * p.num_elements // p.shape[0] * p.count
         for p in traced(plan).parameters
         if p.shape
     )
+    return 2 * (padding + MAX_SLACK_BYTES) if padding else 0
 
 
 @FEW
