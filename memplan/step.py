@@ -92,7 +92,7 @@ class Step:
     assumptions: tuple[str, ...] = ()
     """What sharding takes for granted."""
     unsupported: tuple[str, ...] = ()
-    """What sharding does with memory that is not counted."""
+    """What sharding and the model do with memory that is not counted."""
 
     @property
     def num_parameters(self) -> int:
@@ -417,7 +417,7 @@ def _sized(
         averaged_weights=averaged,
         phases=tuple(tape.phases),
         assumptions=sharder.assumptions(),
-        unsupported=sharder.unsupported(parameters),
+        unsupported=sharder.unsupported(parameters) + model.family.unsupported,
     )
 
 

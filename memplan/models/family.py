@@ -42,3 +42,5 @@ class Family:
     """Raises ModelConfigError for a configuration that cannot be built."""
     batch_bytes: Callable[[Any, Batch], int] | None = None
     """Bytes of a batch on the device, where it is more than token ids and labels."""
+    unsupported: tuple[str, ...] = ()
+    """What its modules do with memory that the formula leaves out."""

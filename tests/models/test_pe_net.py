@@ -284,6 +284,12 @@ def test_detection_sees_more_regions_than_it_keeps(configured):
     assert found.peak.allocated_bytes >= given.peak.allocated_bytes
 
 
+def test_workspaces_that_are_not_counted_are_named(configured):
+    assert any(
+        "cuDNN's workspaces" in line for line in estimate(configured()).unsupported
+    )
+
+
 def test_checkpointing_is_refused_with_a_way_out():
     with pytest.raises(PlanError, match="no layers that are checkpointed") as caught:
         estimate(published_plan(activation_checkpointing="full"))

@@ -15,4 +15,10 @@ FAMILY = Family(
     default_image_size=lambda config: 800,
     check=check,
     batch_bytes=batch_bytes,
+    unsupported=(
+        "cuDNN's workspaces of 1 x 1 convolutions, and those its heuristics choose "
+        "beyond copies of input, kernel and output in channels-last order",
+        "choosing the detector's proposals (top-k, suppression): how many there are "
+        "depends on the pictures",
+    ),
 )
