@@ -1,0 +1,68 @@
+/* What the libraries of the virtual device share. The state lives in the CUDA runtime
+ * library (libcudart); every other library is linked against it. No header of NVIDIA's
+ * is used anywhere: the few types needed are declared where they are used. */
+#ifndef MEMPLAN_DEVICE_H
+#define MEMPLAN_DEVICE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define VD_EXPORT __attribute__((visibility("default")))
+#define VD_PAGE ((size_t)2 << 20) /* the driver maps device memory in pages of 2 MiB */
+
+/* ---- the card: read once from MEMPLAN_DEVICE, "key=value;key=value;..." ---- */
+typedef struct {
+  char name[128];
+  int count;                 /* devices of the machine, CUDA_VISIBLE_DEVICES applied */
+  size_t total_bytes;        /* what cudaMemGetInfo calls total */
+  size_t context_bytes;      /* charged to a device when it is first used */
+  size_t nccl_bytes;         /* charged for each communicator */
+  int major, minor, num_sms;
+  int threads_per_sm, blocks_per_sm;
+  int shared_per_sm, shared_optin, shared_reserved; /* bytes */
+  int l2_bytes, clock_khz, memory_clock_khz, bus_bits, copy_engines;
+  int driver_version;        /* 13000 */
+  size_t copy_limit;         /* larger copies to the device are not kept */
+  int addresses_rise;        /* 0: as the Linux driver places segments */
+} vd_card;
+
+VD_EXPORT const vd_card *vd_the_card(void);
+
+/* ---- memory ---- */
+typedef enum { VD_DEVICE = 1, VD_PINNED = 2, VD_MANAGED = 3 } vd_kind;
+typedef struct {
+  uintptr_t start;
+  size_t bytes;
+  vd_kind kind;
+  int device;
+} vd_range;
+
+VD_EXPORT int vd_current_device(void);
+VD_EXPORT void vd_set_current_device(int device);
+VD_EXPORT void vd_use_device(int device);                 /* charges the context once */
+VD_EXPORT void *vd_allocate(int device, size_t bytes, vd_kind kind); /* NULL: no room */
+VD_EXPORT int vd_release(void *pointer);                  /* 0: done */
+VD_EXPORT int vd_charge(int device, size_t bytes);        /* 0: there was room */
+VD_EXPORT void vd_discharge(int device, size_t bytes);
+VD_EXPORT size_t vd_used_bytes(int device);
+VD_EXPORT int vd_find(const void *pointer, vd_range *found); /* 1: found */
+VD_EXPORT void vd_add_range(void *start, size_t bytes, vd_kind kind, int device);
+VD_EXPORT void vd_drop_range(void *start);
+
+/* ---- values: what the host wrote is kept, all else reads as zero ---- */
+VD_EXPORT void vd_copy(void *to, const void *from, size_t bytes); /* any direction */
+VD_EXPORT void vd_fill(void *to, int byte, size_t bytes);
+VD_EXPORT void vd_forget(const void *start); /* the allocator gave this block out anew */
+
+/* ---- what was asked ---- */
+/* A function that nobody wrote by hand: `compute` is true where doing nothing is right
+ * (a routine that only computes); others are counted and named in the report. */
+VD_EXPORT long vd_default(const char *function, int compute);
+VD_EXPORT void vd_unsupported(const char *function);
+/* "name count\n" lines of unsupported calls; returns the bytes needed. */
+VD_EXPORT size_t vd_unsupported_calls(char *text, size_t room);
+VD_EXPORT int vd_attribute(int attribute, int device); /* CUdevice_attribute numbers */
+VD_EXPORT int vd_occupancy(int threads_per_block, size_t shared_bytes);
+VD_EXPORT void vd_log(const char *format, ...); /* to MEMPLAN_DEVICE_LOG, if set */
+
+#endif
