@@ -12,7 +12,7 @@ from memplan.formulas.weights import STORED_DTYPE
 from memplan.models import Model
 from memplan.plan import TrainingPlan
 from memplan.rank import micro_batches_in_flight
-from memplan.step import batch_of
+from memplan.step import batch_of, seq_len_of
 
 ASSUMED_SIZES = ("seq_len", "target_seq_len", "images_per_sample", "image_size")
 INPUT_OF_SIZE = {
@@ -118,10 +118,12 @@ def _quantized_base(plan: TrainingPlan, model: Model) -> str:
 def _assumed_sizes(plan: TrainingPlan, model: Model) -> str:
     """Sizes of the batch that the plan does not give: `seq_len 2048, ...`."""
     batch = batch_of(plan, model)
+    sizes = {name: getattr(batch, name) for name in ASSUMED_SIZES}
+    sizes["seq_len"] = seq_len_of(plan, model)
     return ", ".join(
-        f"{name} {getattr(batch, name)}"
-        for name in ASSUMED_SIZES
+        f"{name} {size}"
+        for name, size in sizes.items()
         if getattr(plan, name) is None
         and INPUT_OF_SIZE[name] in model.family.inputs
-        and getattr(batch, name)
+        and size
     )

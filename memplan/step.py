@@ -18,7 +18,6 @@ from memplan.formulas.optimizer_step import (
 from memplan.formulas.optimizers import (
     Optimizer,
     find_optimizer,
-    paged_state_bytes,
     state_tensors,
     table_tensors,
 )
@@ -28,7 +27,7 @@ from memplan.formulas.setting import ALL_LINEAR, Batch, LowRank, Setting
 from memplan.formulas.sharding import Sharder, Tensors, trained
 from memplan.formulas.tape import Tape
 from memplan.formulas.tensors import ITEM_BYTES
-from memplan.formulas.trace import Peak, Phase, Totals
+from memplan.formulas.trace import Peak, Phase
 from memplan.formulas.weights import (
     AUTOCAST_DTYPE,
     STORED_DTYPE,
@@ -83,8 +82,6 @@ class Step:
     """States from before the first step: fp32 master weights, sums of Adagrad."""
     optimizer_states: Held
     optimizer_temporaries: Held
-    paged_bytes: int
-    """States in managed memory, outside the allocator."""
     buffers: Held
     """The batch, and what sharding keeps through the whole step."""
     averaged_weights: Held
@@ -169,17 +166,25 @@ def _with_in_flight(phases: tuple[Phase, ...], others: int) -> tuple[Phase, ...]
     )
 
 
-def batch_of(plan: TrainingPlan, model: Model) -> Batch:
-    """The micro-batch, from the plan, the preset's defaults, and the model's limits."""
-    defaults, family = model.defaults, model.family
+def seq_len_of(plan: TrainingPlan, model: Model) -> int:
+    """Tokens of a sample, over all context-parallel ranks."""
+    family = model.family
     limit = family.max_seq_len(model.config)
-    seq_len = plan.seq_len or defaults.get("seq_len") or min(limit or 2048, 2048)
+    default = model.defaults.get("seq_len") or min(limit or 2048, 2048)
+    seq_len = plan.seq_len or default
     if "tokens" in family.inputs and limit is not None and seq_len > limit:
         raise PlanError(
             f"A sequence of {seq_len} tokens is longer than {model.name} allows "
             f"({limit}).",
             hint=f"Use --seq-len {limit} or less.",
         )
+    return seq_len
+
+
+def batch_of(plan: TrainingPlan, model: Model) -> Batch:
+    """The micro-batch, from the plan, the preset's defaults, and the model's limits."""
+    defaults, family = model.defaults, model.family
+    seq_len = seq_len_of(plan, model)
     if plan.workload == "generate" and family.kv_bytes_per_token is None:
         raise PlanError(
             f"{model.name} generates no tokens.", hint="Leave --workload out."
@@ -392,7 +397,6 @@ def _sized(
         averaged = averaged.plus(per_token * tokens * batch.size)
         gradients = left = Held()
     states = temporaries = masters = Held()
-    paged_bytes = 0
     if plan.workload == "train" and not plan.offload_optimizer:
         updated = _as_updated(plan, sharder.updated(parameters))
         states = _states(optimizer, updated)
@@ -403,7 +407,6 @@ def _sized(
         if plan.precision == "fp16-master" and sharder.keeps_fp32:
             for parameter in updated:
                 masters = masters.plus(4 * parameter.num_elements, parameter.count)
-        paged_bytes = sum(paged_state_bytes(optimizer, p) * p.count for p in updated)
     return Step(
         parameters=parameters,
         weights=weights,
@@ -412,7 +415,6 @@ def _sized(
         first_states=masters.and_(states) if optimizer.starts_with_states else masters,
         optimizer_states=states.and_(masters),
         optimizer_temporaries=temporaries,
-        paged_bytes=paged_bytes,
         buffers=buffers,
         averaged_weights=averaged,
         phases=tuple(tape.phases),
@@ -455,8 +457,3 @@ def _batch_bytes(model: Model, batch: Batch) -> int:
     if model.family.batch_bytes is not None:
         return model.family.batch_bytes(model.config, batch)
     return 2 * 8 * batch.size * batch.seq_len
-
-
-def totals_of(held: Held) -> Totals:
-    """Bytes that stand still, as temporary totals."""
-    return Totals(held.block_bytes, 0, held.requested_bytes, 0)

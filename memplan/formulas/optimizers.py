@@ -94,17 +94,6 @@ def state_tensors(optimizer: Optimizer, parameter: Parameter) -> list[int]:
     return moments + _constants(optimizer, parameter)
 
 
-def paged_state_bytes(optimizer: Optimizer, parameter: Parameter) -> int:
-    """Bytes of states of one tensor that the driver moves between host and device.
-
-    They are CUDA managed memory (`functional.py`, `get_paged`): on the device while
-    there is room, and in none of PyTorch's counters.
-    """
-    if not optimizer.is_paged or parameter.num_elements < MIN_PAGED_ELEMENTS:
-        return 0
-    return sum(_moment_bytes(optimizer, parameter))
-
-
 def table_tensors(optimizer: Optimizer, parameters: list[Parameter]) -> list[int]:
     """What an optimizer keeps once for all tensors: the tables of 8-bit codes."""
     if any(_has_8bit_states(optimizer, p) for p in parameters):

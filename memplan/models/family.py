@@ -1,14 +1,12 @@
 """What every model family offers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from memplan.formulas.setting import Batch
 from memplan.formulas.tape import Tape
 from memplan.formulas.tensors import Tensor
-
-NO_TRAINABLE_SETS: Mapping[str, tuple[str, ...]] = {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,8 +22,6 @@ class Family:
     """What a sample has: tokens, target_tokens, images."""
     max_seq_len: Callable[[Any], int | None]
     """The longest sequence of a configuration; None where there is no limit."""
-    num_layers: Callable[[Any], int]
-    """Layers that pipeline parallelism divides."""
     kv_bytes_per_token: Callable[[Any, int], int] | None = None
     """Bytes of the KV cache of one token, by bytes of an element; None where the model
     generates nothing."""

@@ -8,7 +8,6 @@ from memplan.formulas.optimizers import (
     convention_bytes,
     find_optimizer,
     optimizer_names,
-    paged_state_bytes,
     state_tensors,
     table_tensors,
 )
@@ -140,18 +139,12 @@ def test_no_table_without_a_tensor_in_8_bits():
 def test_paged_states_leave_only_their_maxima_in_the_allocator():
     paged, weight = find_optimizer("paged_adamw_8bit"), tensor(1024, 1024)
     assert state_tensors(paged, weight) == [4 * 4096] * 2
-    assert paged_state_bytes(paged, weight) == 2 * 1024 * 1024
 
 
 def test_states_below_100_000_elements_are_not_paged():
     paged = find_optimizer("paged_adamw_32bit")
     assert state_tensors(paged, tensor(99_999)) == [4 * 99_999] * 2
     assert state_tensors(paged, tensor(100_000)) == []
-    assert paged_state_bytes(paged, tensor(99_999)) == 0
-
-
-def test_states_are_paged_by_paged_optimizers_alone():
-    assert paged_state_bytes(find_optimizer("adamw_8bit"), tensor(1024, 1024)) == 0
 
 
 def test_foreach_adam_makes_one_list_as_large_as_the_group_that_decays():

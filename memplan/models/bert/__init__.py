@@ -10,7 +10,6 @@ FAMILY = Family(
     forward=forward,
     inputs=("tokens",),
     max_seq_len=lambda config: config.max_position_embeddings,
-    num_layers=lambda config: config.num_hidden_layers,
     never_quantized=("cls.predictions.decoder",),
     lora_targets=("query", "value"),
     check=check,

@@ -10,7 +10,6 @@ FAMILY = Family(
     forward=forward,
     inputs=("tokens", "target_tokens", "images"),
     max_seq_len=lambda config: None,  # T5's relative positions have no last one
-    num_layers=lambda config: config.num_layers,
     kv_bytes_per_token=lambda config, item_bytes: (
         2 * config.text.decoder_layers * config.text.inner_size * item_bytes
     ),

@@ -10,9 +10,6 @@ FAMILY = Family(
     forward=forward,
     inputs=("tokens", "images"),
     max_seq_len=lambda config: config.text_config.max_position_embeddings,
-    num_layers=lambda config: (
-        config.vision_config.num_hidden_layers + config.text_config.num_hidden_layers
-    ),
     lora_targets=("q_proj", "v_proj"),
     default_image_size=lambda config: config.vision_config.image_size,
     check=check,

@@ -10,7 +10,6 @@ FAMILY = Family(
     forward=forward,
     inputs=("tokens", "images"),
     max_seq_len=lambda config: config.text_config.max_position_embeddings,
-    num_layers=lambda config: config.text_config.num_hidden_layers,
     kv_bytes_per_token=lambda config, item_bytes: (
         2
         * config.text_config.num_hidden_layers

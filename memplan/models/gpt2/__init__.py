@@ -10,7 +10,6 @@ FAMILY = Family(
     forward=forward,
     inputs=("tokens",),
     max_seq_len=lambda config: config.n_positions,
-    num_layers=lambda config: config.n_layer,
     kv_bytes_per_token=lambda config, item_bytes: (
         2 * config.n_layer * config.n_embd * item_bytes
     ),

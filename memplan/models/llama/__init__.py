@@ -10,7 +10,6 @@ FAMILY = Family(
     forward=forward,
     inputs=("tokens",),
     max_seq_len=lambda config: config.max_position_embeddings,
-    num_layers=lambda config: config.num_hidden_layers,
     kv_bytes_per_token=lambda config, item_bytes: (
         2 * config.num_hidden_layers * config.kv_heads * config.head_size * item_bytes
     ),

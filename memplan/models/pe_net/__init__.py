@@ -11,7 +11,6 @@ FAMILY = Family(
     kv_bytes_per_token=lambda config, item_bytes: 0,
     inputs=("images",),
     max_seq_len=lambda config: None,
-    num_layers=lambda config: 1,
     default_image_size=lambda config: 800,
     check=check,
     batch_bytes=batch_bytes,

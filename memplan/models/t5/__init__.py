@@ -10,7 +10,6 @@ FAMILY = Family(
     forward=forward,
     inputs=("tokens", "target_tokens"),
     max_seq_len=lambda config: None,  # relative positions have no last one
-    num_layers=lambda config: config.num_layers + config.decoder_layers,
     kv_bytes_per_token=lambda config, item_bytes: (
         2 * config.decoder_layers * config.inner_size * item_bytes
     ),

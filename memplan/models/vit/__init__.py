@@ -10,7 +10,6 @@ FAMILY = Family(
     forward=forward,
     inputs=("images",),
     max_seq_len=lambda config: None,
-    num_layers=lambda config: config.num_hidden_layers,
     lora_targets=("q_proj", "v_proj"),
     default_image_size=lambda config: max(config.image_sides),
     check=check,
