@@ -243,4 +243,6 @@ def _report(
         band=_band(plan, allocated),
         assumptions=(*context_basis, *assumptions),
         unsupported=unsupported,
+        num_gpus=plan.num_gpus,
+        headroom_fraction=plan.headroom_fraction,
     )

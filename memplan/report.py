@@ -81,12 +81,79 @@ class PeakMemory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhaseMemory:
-    """One phase of one step."""
+    """One phase of one step. What an estimate does not know is None."""
 
     step: int
     phase: str
     peak_allocated_bytes: int
     end_allocated_bytes: int
+    peak_requested_bytes: int | None = None
+    end_requested_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    end_reserved_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MarkedPhase:
+    """A stretch of the program between the ends of a `with memplan.phase(name):`."""
+
+    name: str
+    peak_requested_bytes: int
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    end_requested_bytes: int
+    end_allocated_bytes: int
+    end_reserved_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Holder:
+    """Tensors alike, alive at the peak: same module, name, shape, dtype and line."""
+
+    bytes: int
+    """Of all of them together."""
+    component: str
+    """A field of `Components`, or unattributed."""
+    module: str
+    name: str
+    shape: tuple[int, ...] | None
+    dtype: str | None
+    line: str
+    """`file:line function` that made them; empty where none is known."""
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Remedy:
+    """One change that would have made the run fit."""
+
+    change: str
+    """What to type or to set."""
+    basis: Literal["rehearsed", "estimated"]
+    device_bytes: int
+    """What the run would take on the device."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutOfMemory:
+    """Where the run stopped for want of memory, and what held it then."""
+
+    step: int
+    phase: str
+    module: str
+    line: str
+    asked_bytes: int
+    free_bytes: int
+    """Free on the device; `reserved_bytes - allocated_bytes` was free within PyTorch."""
+    allocated_bytes: int
+    reserved_bytes: int
+    message: str
+    components: Components
+    """Requested bytes; what no component was found for is in temporary_buffers."""
+    holders: tuple[Holder, ...] = ()
+    needed_bytes: int | None = None
+    """What the run takes on a card without limit; None where that is not known."""
+    remedies: tuple[Remedy, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +172,10 @@ class MemoryReport:
     schema_version: int = SCHEMA_VERSION
     memplan_version: str = field(default_factory=_memplan_version)
     source: Source
-    plan: TrainingPlan
+    plan: TrainingPlan | None
+    """None where a program was run."""
+    command: tuple[str, ...] | None = None
+    """The program that was run; None for a plan."""
     model: ModelSize
     device: Device
     components: Components
@@ -118,6 +188,25 @@ class MemoryReport:
     assumptions: tuple[str, ...] = ()
     unsupported: tuple[str, ...] = ()
     """What takes memory, or may, and is not in the figures."""
+    num_gpus: int = 1
+    rank: int = 0
+    """The rank that the report is about."""
+    headroom_fraction: float = 0.05
+    """Part of the card that shall stay free."""
+    versions: dict[str, str] = field(default_factory=dict, hash=False)
+    """Of what decided the figures: torch, CUDA, and the libraries that allocate."""
+    holders: tuple[Holder, ...] = ()
+    """The largest at the peak."""
+    unattributed_bytes: int = 0
+    """The part of temporary_buffers whose owner is not known."""
+    rounding_bytes: int = 0
+    """The part of temporary_buffers that is blocks larger than what was asked for."""
+    fragmentation_bytes: int | None = None
+    """Reserved and not allocated at the peak; None where only formulas were asked."""
+    setup_peak_allocated_bytes: int | None = None
+    """The highest point before the first step."""
+    marked: tuple[MarkedPhase, ...] = ()
+    out_of_memory: OutOfMemory | None = None
 
 
 def to_json(report: MemoryReport, *, indent: int | None = 2) -> str:

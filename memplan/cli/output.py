@@ -6,11 +6,14 @@ import sys
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memplan.errors import MemplanError
+
+if TYPE_CHECKING:
+    from memplan.report import MemoryReport
 
 
 class Format(StrEnum):
@@ -26,11 +29,36 @@ FormatOption = Annotated[
     typer.Option("--format", help="quiet prints only the figure, in bytes."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Write the JSON report here.")
+]
+ForceOption = Annotated[
+    bool, typer.Option("-f", "--force", help="Overwrite the output file.")
+]
 
 
 def chosen(output_format: Format, wants_json: bool) -> Format:
     """The format that two flags name."""
     return Format.JSON if wants_json else output_format
+
+
+def emit_report(
+    report: "MemoryReport", wanted: Format, file: Path | None, force: bool
+) -> None:
+    """Write a report: its JSON to the file, if there is one, and print it as wanted."""
+    from memplan.report import as_dict
+
+    if file is not None:
+        emit(as_json(as_dict(report)), file, force=force)
+    match wanted:
+        case Format.JSON if file is None:
+            emit(as_json(as_dict(report)))
+        case Format.QUIET:
+            emit(str(report.peak.device_bytes))
+        case Format.HUMAN:
+            from memplan.views.terminal import show_report
+
+            show_report(report)
 
 
 def emit(text: str, file: Path | None = None, *, force: bool = False) -> None:

@@ -11,9 +11,8 @@ from memplan.report import MemoryReport
 from memplan.views.command import command_of
 
 
-def next_command(report: MemoryReport) -> str:
+def next_command(report: MemoryReport, plan: TrainingPlan) -> str:
     """Where it fits, every card; else the mildest single change that makes it fit."""
-    plan = report.plan
     if report.fits or plan.model is None:
         return command_of(replace(plan, gpu="all"))
     for change in _changes(plan):

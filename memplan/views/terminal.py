@@ -50,7 +50,7 @@ def render_report(report: MemoryReport) -> RenderableType:
 
 def _verdict(report: MemoryReport) -> Text:
     gpu = report.device.gpu
-    cards = f"{report.plan.num_gpus} x {gpu}" if report.plan.num_gpus > 1 else gpu
+    cards = f"{report.num_gpus} x {gpu}" if report.num_gpus > 1 else gpu
     run = f"{report.model.name} on {cards}"
     size = format_gib(abs(report.headroom_bytes))
     if report.fits:
@@ -81,7 +81,7 @@ def _facts(report: MemoryReport) -> RenderableType:
     """Labelled lines under the table."""
     peak, device = report.peak, report.device
     budget = report.headroom_bytes + peak.device_bytes
-    share = 1 - report.plan.headroom_fraction
+    share = 1 - report.headroom_fraction
     trained = report.model.trainable_parameters
     all_trained = trained == report.model.parameters
     model = (
@@ -108,7 +108,7 @@ def _facts(report: MemoryReport) -> RenderableType:
         ("Band", [band]),
         ("Assumed", report.assumptions),
         ("Not modelled", report.unsupported),
-        ("Next", [next_command(report)]),
+        ("Next", [next_command(report, report.plan)] if report.plan else []),
     )
 
 
@@ -134,11 +134,11 @@ def show_every_gpu(
             "Not modelled",
             dict.fromkeys(line for r in reports for line in r.unsupported),
         ),
-        ("Next", [command_of(fitting[0].plan)] if fitting else []),
+        ("Next", [command_of(report.plan) for report in fitting[:1] if report.plan]),
     )
     heading = (
-        f"{first.model.name}, per GPU of {first.plan.num_gpus}, {first.source}; "
-        f"headroom {first.plan.headroom_fraction:.0%}"
+        f"{first.model.name}, per GPU of {first.num_gpus}, {first.source}; "
+        f"headroom {first.headroom_fraction:.0%}"
     )
     _print(console, Group(Text(heading), Text(""), table, Text(""), notes))
 

@@ -1,0 +1,309 @@
+"""The flags of a plan: declared once, taken by every verb that takes a plan."""
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from memplan.cli.values import (
+    parse_attention,
+    parse_checkpointing,
+    parse_count,
+    parse_dtype,
+    parse_fraction,
+    parse_precision,
+    parse_size,
+    parse_targets,
+)
+
+Text = str | None
+Count = int | None
+
+MODEL, TRAINED, STEP, SHARDED, CARD = (
+    "Model and data",
+    "What is trained",
+    "The step",
+    "Several GPUs",
+    "The card",
+)
+
+
+def takes_plan(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the flags of a plan, ahead of its own.
+
+    What was typed reaches the verb as keyword arguments named as the fields of
+    `TrainingPlan`; None is left to the plan's own default.
+    """
+    own = [
+        parameter
+        for parameter in inspect.signature(verb).parameters.values()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    shared = inspect.signature(_flags).parameters.values()
+    verb.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
+    return verb
+
+
+def given(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were typed."""
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def option(*names: str, help: str, panel: str, parser: Any = None) -> Any:
+    """A flag; None leaves the plan's own default."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, parser=parser)
+
+
+def _flags(
+    model: Annotated[
+        Text,
+        typer.Argument(
+            help="A preset of `memplan models`, a hub id, a folder, a config.json."
+        ),
+    ] = None,
+    revision: Annotated[
+        Text, option("--revision", help="Revision of a hub id.", panel=MODEL)
+    ] = None,
+    parameters: Annotated[
+        Any,
+        option(
+            "--parameters",
+            help="A bare parameter count in place of a model, like 7.5e9.",
+            panel=MODEL,
+            parser=parse_count,
+        ),
+    ] = None,
+    workload: Annotated[
+        Text, option("--workload", help="train or generate.", panel=MODEL)
+    ] = None,
+    per_device_train_batch_size: Annotated[
+        Count,
+        option(
+            "--per-device-train-batch-size",
+            "--micro-batch-size",
+            "--batch-size",
+            help="Samples of a micro-batch on one GPU.  [default: 1]",
+            panel=MODEL,
+        ),
+    ] = None,
+    seq_len: Annotated[
+        Count,
+        option(
+            "--seq-len",
+            "--max-seq-length",
+            "--max-length",
+            "--cutoff-len",
+            help="Tokens of a sample.  [default: the preset's]",
+            panel=MODEL,
+        ),
+    ] = None,
+    target_seq_len: Annotated[
+        Count,
+        option(
+            "--target-seq-len",
+            help="Tokens of the decoder of an encoder-decoder model.",
+            panel=MODEL,
+        ),
+    ] = None,
+    images_per_sample: Annotated[
+        Count, option("--images-per-sample", help="Images of a sample.", panel=MODEL)
+    ] = None,
+    image_size: Annotated[
+        Count, option("--image-size", help="Pixels of a side.", panel=MODEL)
+    ] = None,
+    max_new_tokens: Annotated[
+        Count,
+        option("--max-new-tokens", help="Tokens to generate.", panel=MODEL),
+    ] = None,
+    trainable: Annotated[
+        Text,
+        option(
+            "--trainable",
+            help="default, all, lora, a named set, or regular expressions.",
+            panel=TRAINED,
+        ),
+    ] = None,
+    lora_rank: Annotated[
+        Count,
+        option("--lora-rank", "--lora-r", help="[default: 16]", panel=TRAINED),
+    ] = None,
+    lora_targets: Annotated[
+        Any,
+        option(
+            "--lora-targets",
+            "--lora-target-modules",
+            help="Comma-separated names of linear layers.",
+            panel=TRAINED,
+            parser=parse_targets,
+        ),
+    ] = None,
+    lora_dropout: Annotated[
+        float | None,
+        option("--lora-dropout", help="[default: 0]", panel=TRAINED),
+    ] = None,
+    frozen_dtype: Annotated[
+        Any,
+        option(
+            "--frozen-dtype",
+            help="fp32, bf16 or fp16: what frozen parts are stored in.",
+            panel=TRAINED,
+            parser=parse_dtype,
+        ),
+    ] = None,
+    quantization: Annotated[
+        Text,
+        option(
+            "--quantization",
+            help="none, int8 or nf4: linear layers of a frozen base.",
+            panel=TRAINED,
+        ),
+    ] = None,
+    precision: Annotated[
+        Any,
+        option(
+            "--precision",
+            "--mixed-precision",
+            help="fp32, tf32, bf16-mixed, fp16-mixed, bf16-pure or fp16-master.  "
+            "[default: bf16-mixed]",
+            panel=STEP,
+            parser=parse_precision,
+        ),
+    ] = None,
+    optim: Annotated[
+        Text,
+        option(
+            "--optim",
+            "--optimizer",
+            help="adamw, adamw-8bit, sgd-momentum, adafactor, ... or a Trainer name.  "
+            "[default: adamw]",
+            panel=STEP,
+        ),
+    ] = None,
+    gradient_accumulation_steps: Annotated[
+        Count,
+        option("--gradient-accumulation-steps", help="[default: 1]", panel=STEP),
+    ] = None,
+    max_grad_norm: Annotated[
+        float | None,
+        option("--max-grad-norm", help="0 clips nothing.  [default: 1]", panel=STEP),
+    ] = None,
+    activation_checkpointing: Annotated[
+        Any,
+        option(
+            "--activation-checkpointing",
+            "--gradient-checkpointing",
+            help="none, full, selective, or every-N.  [default: none]",
+            panel=STEP,
+            parser=parse_checkpointing,
+        ),
+    ] = None,
+    attn_implementation: Annotated[
+        Any,
+        option(
+            "--attn-implementation",
+            help="auto, eager, math, efficient, flash or cudnn.  [default: auto]",
+            panel=STEP,
+            parser=parse_attention,
+        ),
+    ] = None,
+    accounting: Annotated[
+        Text,
+        option(
+            "--accounting",
+            help="torch (what is held), zero (16 bytes) or hf (18).  [default: torch]",
+            panel=STEP,
+        ),
+    ] = None,
+    ema: Annotated[
+        bool | None,
+        option("--ema/--no-ema", help="Averaged weights on the GPU.", panel=STEP),
+    ] = None,
+    num_gpus: Annotated[
+        Count,
+        option("--num-gpus", "--num-processes", help="[default: 1]", panel=SHARDED),
+    ] = None,
+    zero_stage: Annotated[
+        Count, option("--zero-stage", help="0 to 3.  [default: 0]", panel=SHARDED)
+    ] = None,
+    sharding: Annotated[
+        Text,
+        option("--sharding", help="fsdp2 or deepspeed.", panel=SHARDED),
+    ] = None,
+    offload_optimizer: Annotated[
+        bool | None,
+        option(
+            "--offload-optimizer/--no-offload-optimizer",
+            help="Optimizer states in host memory.",
+            panel=SHARDED,
+        ),
+    ] = None,
+    offload_parameters: Annotated[
+        bool | None,
+        option(
+            "--offload-parameters/--no-offload-parameters",
+            help="Parameters in host memory (stage 3).",
+            panel=SHARDED,
+        ),
+    ] = None,
+    tensor_parallel: Annotated[
+        Count, option("--tensor-parallel", help="Degree.", panel=SHARDED)
+    ] = None,
+    sequence_parallel: Annotated[
+        bool | None,
+        option(
+            "--sequence-parallel/--no-sequence-parallel",
+            help="Within the tensor-parallel group.",
+            panel=SHARDED,
+        ),
+    ] = None,
+    pipeline_parallel: Annotated[
+        Count, option("--pipeline-parallel", help="Degree.", panel=SHARDED)
+    ] = None,
+    context_parallel: Annotated[
+        Count, option("--context-parallel", help="Degree.", panel=SHARDED)
+    ] = None,
+    expert_parallel: Annotated[
+        Count, option("--expert-parallel", help="Degree.", panel=SHARDED)
+    ] = None,
+    gpu: Annotated[
+        Text,
+        option(
+            "--gpu",
+            help="A card of `memplan gpus`, or all.  [default: h100-80gb]",
+            panel=CARD,
+        ),
+    ] = None,
+    gpu_memory_bytes: Annotated[
+        Any,
+        option(
+            "--gpu-memory",
+            help="Total memory in place of the card's, like 24GiB.",
+            panel=CARD,
+            parser=parse_size,
+        ),
+    ] = None,
+    context_bytes: Annotated[
+        Any,
+        option(
+            "--context-memory",
+            help="CUDA context in place of the card's, like 500MiB.",
+            panel=CARD,
+            parser=parse_size,
+        ),
+    ] = None,
+    headroom_fraction: Annotated[
+        Any,
+        option(
+            "--headroom",
+            help="Part of the card to stay free.  [default: 5%]",
+            panel=CARD,
+            parser=parse_fraction,
+        ),
+    ] = None,
+    torch: Annotated[
+        Text,
+        option("--torch", help="Version whose constants apply, like 2.11.", panel=CARD),
+    ] = None,
+) -> None:
+    """The fields of a plan, as typer reads them from a signature."""
