@@ -10,9 +10,9 @@ from memplan.formulas.optimizers import find_optimizer
 from memplan.formulas.parallel import WHOLE
 from memplan.formulas.weights import STORED_DTYPE
 from memplan.models import Model
+from memplan.models.batch import batch_of, seq_len_of
 from memplan.plan import TrainingPlan
 from memplan.rank import micro_batches_in_flight
-from memplan.step import batch_of, seq_len_of
 
 ASSUMED_SIZES = ("seq_len", "target_seq_len", "images_per_sample", "image_size")
 INPUT_OF_SIZE = {

@@ -35,9 +35,10 @@ from memplan.formulas.weights import (
     matches_any,
 )
 from memplan.models import Model
+from memplan.models.batch import batch_of
+from memplan.models.trainable import trainable_patterns
 from memplan.plan import TrainingPlan
 from memplan.rank import micro_batches_in_flight
-from memplan.units import ceil_div
 
 
 @dataclass(slots=True)
@@ -120,7 +121,7 @@ def trace_step(
     """
     batch = batch_of(plan, model)
     sharder = sharder_of(plan)
-    patterns = _trainable_patterns(plan, model)
+    patterns = trainable_patterns(plan, model)
     tape = Tape(
         policy=_storing(plan, model, sharder, patterns),
         setting=_setting(
@@ -163,54 +164,6 @@ def _with_in_flight(phases: tuple[Phase, ...], others: int) -> tuple[Phase, ...]
             phase.end.plus(waiting, others),
         )
         for phase in phases
-    )
-
-
-def seq_len_of(plan: TrainingPlan, model: Model) -> int:
-    """Tokens of a sample, over all context-parallel ranks."""
-    family = model.family
-    limit = family.max_seq_len(model.config)
-    default = model.defaults.get("seq_len") or min(limit or 2048, 2048)
-    seq_len = plan.seq_len or default
-    if "tokens" in family.inputs and limit is not None and seq_len > limit:
-        raise PlanError(
-            f"A sequence of {seq_len} tokens is longer than {model.name} allows "
-            f"({limit}).",
-            hint=f"Use --seq-len {limit} or less.",
-        )
-    return seq_len
-
-
-def batch_of(plan: TrainingPlan, model: Model) -> Batch:
-    """The micro-batch, from the plan, the preset's defaults, and the model's limits."""
-    defaults, family = model.defaults, model.family
-    seq_len = seq_len_of(plan, model)
-    if plan.workload == "generate" and family.kv_bytes_per_token is None:
-        raise PlanError(
-            f"{model.name} generates no tokens.", hint="Leave --workload out."
-        )
-    for name, wanted in (
-        ("images_per_sample", "images"),
-        ("image_size", "images"),
-        ("target_seq_len", "target_tokens"),
-    ):
-        if getattr(plan, name) is not None and wanted not in family.inputs:
-            raise PlanError(
-                f"{model.name} takes no {wanted.replace('_', ' ')}.",
-                hint=f"Leave --{name.replace('_', '-')} out.",
-            )
-    return Batch(
-        size=plan.per_device_train_batch_size,
-        seq_len=ceil_div(seq_len, plan.context_parallel)
-        if "tokens" in family.inputs
-        else 0,
-        target_seq_len=plan.target_seq_len or defaults.get("target_seq_len", 128),
-        images_per_sample=plan.images_per_sample
-        or defaults.get("images_per_sample", 1),
-        image_size=plan.image_size
-        or defaults.get("image_size")
-        or family.default_image_size(model.config),
-        has_labels=plan.workload == "train",
     )
 
 
@@ -271,40 +224,6 @@ def _setting(
         sequence_shards=plan.tensor_parallel if plan.sequence_parallel else 1,
         stage=stage,
     )
-
-
-def _trainable_patterns(plan: TrainingPlan, model: Model) -> tuple[str, ...]:
-    """Regular expressions of the parameters that train."""
-    import re
-
-    name = model.default_trainable if plan.trainable == "default" else plan.trainable
-    if plan.workload == "generate" or name == "lora":
-        return ()
-    if name == "all" and plan.quantization != "none":
-        raise PlanError(
-            f"Weights stored in {plan.quantization} cannot be trained.",
-            hint="Add --trainable lora.",
-        )
-    if name == "all":
-        return ("",)
-    if name in model.trainable_sets:
-        return tuple(model.trainable_sets[name])
-    patterns = tuple(part.strip() for part in name.split(",") if part.strip())
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except (re.error, RecursionError, OverflowError) as error:
-            raise PlanError(
-                f"{pattern!r} is neither a trainable set of {model.name} nor a regular "
-                f"expression: {error}.",
-                hint=_known_sets(model),
-            ) from error
-    return patterns
-
-
-def _known_sets(model: Model) -> str:
-    names = ["all", "lora", *model.trainable_sets]
-    return f"Known sets: {', '.join(names)}."
 
 
 def _storing(

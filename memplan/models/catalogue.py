@@ -53,6 +53,8 @@ class Model:
     name: str
     family: Family
     config: Any
+    source: Mapping[str, Any] = field(default_factory=dict)
+    """The config.json as it was read, with what does not decide sizes."""
     defaults: Mapping[str, int] = field(default_factory=dict)
     """seq_len, target_seq_len, images_per_sample, image_size of its published use."""
     trainable_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -123,6 +125,7 @@ def _preset(name: str) -> Model:
         name=name,
         family=model.family,
         config=model.config,
+        source=model.source,
         defaults=data.get("defaults", {}),
         trainable_sets={
             key: tuple(patterns)
@@ -157,7 +160,9 @@ def _model_of_config(name: str, data: Mapping[str, Any], where: str) -> Model:
         for key, instead in UNREAD_KEYS.items()
         if data.get(key)
     )
-    return Model(name=name, family=family, config=config, notes=notes)
+    return Model(
+        name=name, family=family, config=config, source=dict(data), notes=notes
+    )
 
 
 def check_ranges(config: Any, where: str) -> None:

@@ -7,8 +7,8 @@ from memplan.errors import PlanError
 from memplan.formulas.tape import Tape
 from memplan.formulas.weights import Storing
 from memplan.models import find_model
+from memplan.models.batch import batch_of
 from memplan.models.mmicl.formula import batch_bytes
-from memplan.step import batch_of
 
 # Counted on the released code (model/utils.py, get_model), XL and XXL.
 STAGES = [
