@@ -1,0 +1,134 @@
+"""Starts a program with the runner inside it, waits, and collects what it captured.
+
+    environment of the card + bootstrap first on PYTHONPATH + MEMPLAN_RUNNER
+      -> supervise.py -> the program -> capture-<pid>.json of every process with a GPU
+
+The program's output goes to stderr as it comes, since stdout belongs to the report. A
+program has no time limit. Ctrl-C is passed on to it; what has not ended some seconds
+later is killed, and nothing survives memplan, however memplan ends.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memplan.runner import supervise
+
+GRACE_S = 5
+"""From Ctrl-C to the end of what has not ended by itself."""
+STDERR = 2
+DEVICES_OF_A_NODE = 8
+"""Cards of one machine: what a launcher of that many ranks starts on each."""
+
+_RUNNER = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Program:
+    """What to start, and what the runner inside it shall do."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    """Beside that of this process: the card, the allocator's settings."""
+    steps: int = 3
+    is_virtual: bool = True
+    rank: int | None = None
+    """The rank that one process plays, of `world_size`; None: as the program says."""
+    world_size: int | None = None
+    snapshot: Path | None = None
+    is_quiet: bool = False
+    """Drop what the program prints."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a program ended, and what was seen in it."""
+
+    exit_code: int
+    captures: tuple[dict[str, Any], ...]
+    is_repeatable: bool
+    """Addresses were those of every run: so are the bytes."""
+
+
+def launch(program: Program) -> Outcome:
+    """Run a program to its end.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after the program and all of its processes ended.
+    """
+    with tempfile.TemporaryDirectory(prefix="memplan-") as name:
+        folder = Path(name)
+        request = folder / "request.json"
+        request.write_text(json.dumps(_request(program, folder)), encoding="utf-8")
+        output = subprocess.DEVNULL if program.is_quiet else STDERR
+        # -I and -S: of this interpreter nothing but the standard library is needed.
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", supervise.__file__, str(request)],
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            exit_code = process.wait()
+        except BaseException:
+            _interrupt(process)
+            raise
+        return Outcome(
+            exit_code=exit_code,
+            captures=_captures(folder),
+            is_repeatable=not (folder / supervise.RANDOMIZED).exists(),
+        )
+
+
+def _request(program: Program, folder: Path) -> dict[str, Any]:
+    """What supervise.py reads."""
+    return {
+        "parent": os.getpid(),
+        "command": program.command,
+        "environment": {
+            "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),
+            **program.environment,
+            "PYTHONPATH": _python_path(program.environment),
+            "MEMPLAN_RUNNER": json.dumps(
+                {
+                    "folder": str(folder),
+                    "steps": program.steps,
+                    "virtual": program.is_virtual,
+                    "rank": program.rank,
+                    "world_size": program.world_size,
+                    "snapshot": program.snapshot and str(program.snapshot.resolve()),
+                    "package": str(_RUNNER.parent),
+                }
+            ),
+        },
+    }
+
+
+def _python_path(environment: Mapping[str, str]) -> str:
+    """The bootstrap's folder ahead of the user's own."""
+    own = environment.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    return os.pathsep.join(filter(None, [str(_RUNNER / "bootstrap"), own]))
+
+
+def _interrupt(process: "subprocess.Popen[bytes]") -> None:
+    """Let the program end as on Ctrl-C; then end what is left of it."""
+    try:
+        process.send_signal(signal.SIGINT)
+        process.wait(GRACE_S)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        process.terminate()
+        process.wait()
+
+
+def _captures(folder: Path) -> tuple[dict[str, Any], ...]:
+    """What each process wrote, in the order of ranks."""
+    files = sorted(folder.glob("capture-*.json"))
+    captures = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return tuple(sorted(captures, key=lambda capture: capture["rank"]))
