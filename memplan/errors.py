@@ -4,7 +4,10 @@ MemplanError            one sentence, one hint, exit code 2
 ├── UnknownNameError    a model, GPU, optimizer or key that does not exist
 ├── PlanError           a plan whose fields contradict each other
 ├── ModelConfigError    a config.json that cannot be read, or is not covered
-└── ProfileError        a data file of memplan's own that is damaged
+├── ProfileError        a data file of memplan's own that is damaged
+├── VirtualDeviceError  a machine or a torch that cannot play a virtual card
+├── CommandError        a command that cannot be started as written
+└── ProgramError        a program that failed, or showed nothing; its own exit code
 
 The command line prints the sentence and the hint and leaves with the exit code;
 anything that is not a MemplanError is a bug and shows its traceback.
@@ -55,6 +58,22 @@ class ModelConfigError(MemplanError):
 
 class ProfileError(MemplanError):
     """A damaged data file under memplan's profiles."""
+
+
+class VirtualDeviceError(MemplanError):
+    """Something the virtual card needs is missing on this machine."""
+
+
+class CommandError(MemplanError):
+    """A command that cannot be started as written."""
+
+
+class ProgramError(MemplanError):
+    """A program that failed by itself, or in which there was nothing to see."""
+
+    def __init__(self, message: str, *, hint: str, exit_code: int = 2) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = exit_code
 
 
 def _listed(names: list[str], conjunction: str = "or") -> str:
