@@ -20,6 +20,8 @@ FLOORS = {
     "plan": 1,
     "report": 1,
     "models": 2,
+    "runner": 2,
+    "virtual": 2,
     "accuracy": 3,
     "card": 3,
     "caveats": 3,

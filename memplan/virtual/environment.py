@@ -1,0 +1,137 @@
+"""The environment in which a program finds a virtual card, and what that takes.
+
+Nothing here imports torch: it is the program's, in an interpreter of its own.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from memplan.errors import MemplanError
+from memplan.hardware import Gpu, custom_gpu
+from memplan.virtual.build import built, is_built
+from memplan.virtual.cache import cache_folder
+from memplan.virtual.card import COPY_LIMIT_BYTES, describe
+from memplan.virtual.compiler import find_compiler
+from memplan.virtual.wheels import TorchBuild, find_torch
+
+SMI = Path(__file__).parent / "smi.py"
+FIRST_CUDNN_WITHOUT_A_DEVICE = (9, 8)
+"""Its heuristics take a description of the card in place of one from here on (release
+notes of cuDNN 9.8)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VirtualEnvironment:
+    """What to add to the environment of a program, and what to say of it."""
+
+    variables: Mapping[str, str]
+    build: TorchBuild
+    assumptions: tuple[str, ...]
+    """What was not known of the card, or not tried with this torch: for the report."""
+
+    warnings: tuple[str, ...]
+    """What went otherwise than it should on this machine: for the user now."""
+
+
+def virtual_environment(
+    python: str | None,
+    gpu: Gpu,
+    *,
+    num_devices: int = 1,
+    total_bytes: int | None = None,
+    context_bytes: int,
+    nccl_bytes: int = 0,
+    copy_limit_bytes: int = COPY_LIMIT_BYTES,
+    addresses: str = "down",
+    environ: Mapping[str, str] = os.environ,
+) -> VirtualEnvironment:
+    """The variables with which programs of the interpreter `python` see virtual cards.
+
+    `python` is None for the interpreter that runs memplan; `environ` is the environment
+    that the variables will be added to. `CUDA_VISIBLE_DEVICES` acts as it always does.
+
+    Raises:
+        VirtualDeviceError: torch, the machine or the compiler cannot do it.
+    """
+    build = find_torch(python)
+    if total_bytes is not None:
+        gpu = custom_gpu(gpu, total_bytes)
+    description = describe(
+        gpu,
+        num_devices=num_devices,
+        context_bytes=context_bytes,
+        nccl_bytes=nccl_bytes,
+        driver_version=build.runtime_version,
+        copy_limit_bytes=copy_limit_bytes,
+        addresses=addresses,
+    )
+    kept = built(build)
+    preloaded = [str(kept.folder / real.soname) for real in build.libraries]
+    variables = {
+        "LD_PRELOAD": _joined(*preloaded, environ.get("LD_PRELOAD")),
+        "MEMPLAN_DEVICE": description.text,
+        "MEMPLAN_CUDNN": str(build.real("libcudnn").path),
+        "TRITON_LIBCUDA_PATH": str(kept.folder),
+        "PATH": _joined(str(kept.folder / "bin"), environ.get("PATH", os.defpath)),
+        "MEMPLAN_PYTHON": sys.executable,
+        "MEMPLAN_SMI": str(SMI),
+    }
+    return VirtualEnvironment(
+        variables=variables,
+        build=build,
+        assumptions=(*description.assumptions, *build.assumptions),
+        warnings=kept.warnings,
+    )
+
+
+def _joined(*parts: str | None) -> str:
+    return os.pathsep.join(part for part in parts if part)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Support:
+    """What this machine has of what rehearsing needs; None where it is not there."""
+
+    build: TorchBuild | None
+    compiler: str | None
+    cache: Path
+    is_built: bool
+    """Whether the device for this torch is in the cache."""
+
+    errors: tuple[MemplanError, ...]
+    """Why rehearsing is not possible; empty where it is."""
+
+    @property
+    def has_cudnn_heuristics(self) -> bool:
+        """Whether cuDNN can tell the workspaces of convolutions without a card."""
+        version = self.build.real("libcudnn").version if self.build else None
+        if version is None:
+            return False
+        major, minor = (int(part) for part in version.split(".")[:2])
+        return (major, minor) >= FIRST_CUDNN_WITHOUT_A_DEVICE
+
+
+def check(python: str | None = None) -> Support:
+    """What rehearsing with the torch of `python` would find here. Builds nothing."""
+    errors: list[MemplanError] = []
+    build, compiler, ready = None, None, False
+    try:
+        build = find_torch(python)
+        ready = is_built(build)
+    except MemplanError as error:
+        errors.append(error)
+    try:
+        compiler = find_compiler().name
+    except MemplanError as error:
+        if not ready:
+            errors.append(error)
+    return Support(
+        build=build,
+        compiler=compiler,
+        cache=cache_folder(),
+        is_built=ready,
+        errors=tuple(errors),
+    )
