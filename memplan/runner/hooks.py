@@ -1,0 +1,36 @@
+"""Installs the runner in a process that has just imported PyTorch."""
+
+import os
+from typing import Any
+
+from memplan.runner import marks, summary
+from memplan.runner.capture import STOPPED, Capture
+from memplan.runner.counters import Counters
+from memplan.runner.phases import Timeline
+from memplan.runner.settings import Settings
+from memplan.runner.signals import Signals
+from memplan.runner.stop import Stop
+
+
+def install(settings: Settings) -> None:
+    """See the whole program, from here to its end."""
+    counters = Counters()
+    timeline = Timeline(counters.take)
+    stop = Stop(timeline, settings.steps, lambda: capture.write(STOPPED))
+    signals = Signals(timeline, stop.if_due)
+
+    def content() -> dict[str, Any]:
+        return summary.seen(settings, timeline, signals)
+
+    capture = Capture(settings.folder, content)
+    counters.install()
+    signals.install()
+    marks.listeners.append(timeline)
+    capture.install()
+    os.register_at_fork(after_in_child=lambda: _let_go(timeline))
+
+
+def _let_go(timeline: Timeline) -> None:
+    """A worker that was forked off marks nothing: it must not touch CUDA."""
+    if timeline in marks.listeners:
+        marks.listeners.remove(timeline)

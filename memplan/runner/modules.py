@@ -1,0 +1,114 @@
+"""Every call of a module, seen where it does no harm.
+
+`Module.__call__` is wrapped rather than hooked: global hooks are traced into compiled
+regions, cost guards there, and make `torch.compile` warn. Dynamo takes a module's
+`__call__` for the plain one if it was in place when Dynamo was imported, and goes
+straight to `forward`, so compiled regions are as they would be.
+"""
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Parts of a module's path that DDP, compiling and sharding put there."""
+
+
+class Listener(Protocol):
+    """Who is told of calls."""
+
+    def call_begins(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None: ...
+
+    def call_ends(self, module: torch.nn.Module, output: Any) -> None: ...
+
+
+class ModuleCalls:
+    """The modules that are being called, thread by thread."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._local = threading.local()
+        self._paths: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
+
+    @property
+    def stack(self) -> list[torch.nn.Module]:
+        """This thread's calls, outermost first."""
+        try:
+            stack: list[torch.nn.Module] = self._local.stack
+        except AttributeError:
+            stack = self._local.stack = []
+        return stack
+
+    @property
+    def path(self) -> str:
+        """Where this thread is: `layers.3.mlp`, or the class of the outermost."""
+        stack = self.stack
+        return self.path_of(stack[-1]) if stack else ""
+
+    def path_of(self, module: torch.nn.Module) -> str:
+        """The path of a module below the outermost one that was called."""
+        return self._paths.get(module) or type(module).__name__
+
+    def install(self) -> None:
+        original = torch.nn.Module.__call__
+        is_compiling = torch.compiler.is_compiling
+        begin, end = self._begin, self._end
+
+        def __call__(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+            if is_compiling():
+                return original(self, *args, **kwargs)
+            begin(self, args, kwargs)
+            output = None
+            try:
+                output = original(self, *args, **kwargs)
+                return output
+            finally:
+                end(self, output)
+
+        hide_from_dynamo(__call__, its_callees=False)
+        hide_from_dynamo(ModuleCalls._begin)
+        hide_from_dynamo(ModuleCalls._end)
+        torch.nn.Module.__call__ = __call__  # type: ignore[method-assign]
+
+    def _begin(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        stack = self.stack
+        if module not in self._paths:
+            self._name_modules(stack[0] if stack else module)
+        stack.append(module)
+        try:
+            self._listener.call_begins(module, args, kwargs)
+        except BaseException:
+            stack.pop()
+            raise
+
+    def _end(self, module: torch.nn.Module, output: Any) -> None:
+        self.stack.pop()
+        self._listener.call_ends(module, output)
+
+    def _name_modules(self, root: torch.nn.Module) -> None:
+        self._paths[root] = type(root).__name__
+        for name, module in root.named_modules():
+            parts = [part for part in name.split(".") if part not in WRAPPERS]
+            self._paths[module] = ".".join(parts) or type(module).__name__
+
+
+def hide_from_dynamo(function: Callable[..., Any], *, its_callees: bool = True) -> None:
+    """Have Dynamo run this function as it is where it comes by its frame."""
+    from torch._C._dynamo import eval_frame
+
+    action = eval_frame._FrameAction
+    with suppress(AttributeError):
+        eval_frame.set_code_exec_strategy(
+            function.__code__,
+            eval_frame._FrameExecStrategy(
+                action.SKIP, action.SKIP if its_callees else action.DEFAULT
+            ),
+        )

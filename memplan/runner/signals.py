@@ -1,0 +1,162 @@
+"""What PyTorch tells of a training step, passed on to the timeline.
+
+Module calls, loss functions, the autograd engine, and optimizer steps: whichever loop,
+trainer or library runs the step, it goes through these four.
+"""
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch.optim import optimizer as optimizers
+
+from memplan.runner.modules import ModuleCalls
+from memplan.runner.phases import Timeline
+
+LOSSES = (
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cosine_embedding_loss",
+    "cross_entropy",
+    "ctc_loss",
+    "gaussian_nll_loss",
+    "hinge_embedding_loss",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
+    "linear_cross_entropy",
+    "margin_ranking_loss",
+    "mse_loss",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
+    "nll_loss",
+    "poisson_nll_loss",
+    "smooth_l1_loss",
+    "soft_margin_loss",
+    "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
+)
+"""Of torch.nn.functional."""
+
+
+class Signals:
+    """Turns calls into events of the timeline."""
+
+    def __init__(self, timeline: Timeline, stop_if_due: Callable[[], None]) -> None:
+        self._timeline = timeline
+        self._stop_if_due = stop_if_due
+        self._lock = threading.Lock()
+        self._depth = 0
+        self.modules = ModuleCalls(self)
+        self.trained: WeakSet[torch.nn.Module] = WeakSet()
+        """Outermost modules called with gradients on."""
+        self.evaluated: WeakSet[torch.nn.Module] = WeakSet()
+        """Outermost modules called without."""
+        self.optimizers: WeakSet[torch.optim.Optimizer] = WeakSet()
+        """Those that have stepped, or are about to."""
+
+    @property
+    def in_backward(self) -> bool:
+        """Whether the engine is running, in whichever thread."""
+        return self._depth > 0
+
+    def install(self) -> None:
+        self.modules.install()
+        self._wrap_losses()
+        self._wrap_engine()
+        optimizers.register_optimizer_step_pre_hook(self._optimizer_begins)
+        optimizers.register_optimizer_step_post_hook(self._optimizer_ends)
+
+    # Module calls
+
+    def call_begins(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """A recomputation within the backward pass begins no forward pass."""
+        if len(self.modules.stack) > 1 or self.in_backward or not _is_model(module):
+            return
+        if torch.is_grad_enabled():
+            self.trained.add(module)
+            self._stop_if_due()
+            self._timeline.forward_begins()
+            return
+        self.evaluated.add(module)
+        if not module.training:
+            self._timeline.evaluation_begins()
+
+    def call_ends(self, module: torch.nn.Module, output: Any) -> None:
+        if self.modules.stack or self.in_backward or not _is_model(module):
+            return
+        if torch.is_grad_enabled():
+            self._timeline.loss_begins()
+
+    # Losses
+
+    def _wrap_losses(self) -> None:
+        functional = torch.nn.functional
+        for name in LOSSES:
+            if hasattr(functional, name):
+                setattr(functional, name, self._as_loss(getattr(functional, name)))
+
+    def _as_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def loss(*args: Any, **kwargs: Any) -> Any:
+            if not torch.compiler.is_compiling() and not self.in_backward:
+                self._loss_begins()
+            return original(*args, **kwargs)
+
+        return loss
+
+    def _loss_begins(self) -> None:
+        if torch.is_grad_enabled():
+            self._timeline.loss_begins()
+
+    # The autograd engine
+
+    def _wrap_engine(self) -> None:
+        original = torch.autograd.graph._engine_run_backward
+
+        @functools.wraps(original)
+        def run_backward(roots: Any, *args: Any, **kwargs: Any) -> Any:
+            self._backward_begins(roots)
+            try:
+                return original(roots, *args, **kwargs)
+            finally:
+                self._backward_ends()
+
+        for module in (torch.autograd.graph, torch.autograd):
+            vars(module)["_engine_run_backward"] = run_backward
+
+    def _backward_begins(self, roots: Any) -> None:
+        """Checkpoints that are reentrant call the engine from within itself."""
+        with self._lock:
+            self._depth += 1
+            is_outermost = self._depth == 1
+        if is_outermost:
+            self._timeline.backward_begins()
+
+    def _backward_ends(self) -> None:
+        with self._lock:
+            self._depth -= 1
+            is_outermost = self._depth == 0
+        if is_outermost:
+            self._timeline.backward_ends()
+
+    # Optimizers
+
+    def _optimizer_begins(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self.optimizers.add(optimizer)
+        if not self.in_backward:
+            self._timeline.optimizer_begins()
+
+    def _optimizer_ends(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self._timeline.optimizer_ends(id(optimizer))
+
+
+def _is_model(module: torch.nn.Module) -> bool:
+    """Losses, metrics and transforms are modules too, but no models."""
+    return next(module.parameters(), None) is not None

@@ -1,0 +1,145 @@
+"""The content of a capture, in the words of its format."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from memplan.runner.counters import Reading
+from memplan.runner.model import model_size
+from memplan.runner.phases import Step, Stretch, Timeline
+from memplan.runner.settings import Settings
+from memplan.runner.signals import Signals
+from memplan.runner.versions import versions_in_use
+
+
+def seen(settings: Settings, timeline: Timeline, signals: Signals) -> dict[str, Any]:
+    """All that was seen; called once, at the end."""
+    timeline.finish()
+    rank, local_rank, world_size = _place(settings)
+    content: dict[str, Any] = {
+        "rank": rank,
+        "local_rank": local_rank,
+        "world_size": world_size,
+        "versions": versions_in_use(),
+        "device": None,
+        "allocator": _allocator_settings(),
+        "model": model_size(signals.trained or signals.evaluated),
+        "steps": [],
+        "setup": None,
+        "marked": [],
+        "peak": None,
+    }
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return content
+    device = _busiest_device(timeline)
+    return content | {
+        "device": _device(device),
+        "steps": [
+            {
+                "step": step.number,
+                "phases": [
+                    {"phase": phase.name, **_figures(phase, device)}
+                    for phase in step.phases
+                ],
+            }
+            for step in timeline.steps
+        ],
+        "setup": _figures(timeline.setup, device),
+        "marked": [
+            {"name": stretch.name, **_figures(stretch, device)}
+            for stretch in timeline.marked
+        ],
+        "peak": _peak(timeline.steps, timeline.marked, device),
+        **_allocator_state(device),
+    }
+
+
+def _place(settings: Settings) -> tuple[int, int, int]:
+    """Rank, local rank and world size."""
+    if settings.rank is not None and settings.world_size is not None:
+        return settings.rank, 0, settings.world_size
+    distributed = torch.distributed
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), local_rank, distributed.get_world_size()
+    return (
+        int(os.environ.get("RANK", 0)),
+        local_rank,
+        int(os.environ.get("WORLD_SIZE", 1)),
+    )
+
+
+def _allocator_settings() -> str:
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        if os.environ.get(name):
+            return os.environ[name]
+    return "default"
+
+
+def _stretches(timeline: Timeline) -> Iterable[Stretch]:
+    yield timeline.setup
+    yield from timeline.marked
+    for step in timeline.steps:
+        yield from step.phases
+
+
+def _busiest_device(timeline: Timeline) -> int:
+    """Of the devices of this process, the one whose peak is highest."""
+    peaks: dict[int, int] = {}
+    for stretch in _stretches(timeline):
+        for device, reading in stretch.readings.items():
+            peak = max(peaks.get(device, 0), reading.peak_reserved_bytes)
+            peaks[device] = peak
+    return max(peaks, key=lambda device: (peaks[device], -device), default=0)
+
+
+def _device(index: int) -> dict[str, Any]:
+    free, total = torch.cuda.mem_get_info(index)
+    return {
+        "index": index,
+        "name": torch.cuda.get_device_name(index),
+        "total_bytes": total,
+        "outside_bytes": total - free - torch.cuda.memory_reserved(index),
+    }
+
+
+def _figures(stretch: Stretch, device: int) -> dict[str, int]:
+    return asdict(stretch.readings.get(device, Reading(0, 0, 0, 0, 0, 0)))
+
+
+def _peak(
+    steps: list[Step], marked: list[Stretch], device: int
+) -> dict[str, Any] | None:
+    """The highest phase of the steady step, which is the last one."""
+    number = steps[-1].number if steps else None
+    phases = steps[-1].phases if steps else marked
+    if not phases:
+        return None
+    figures = [(phase.name, _figures(phase, device)) for phase in phases]
+    name, highest = max(figures, key=lambda some: some[1]["peak_allocated_bytes"])
+    return {
+        "step": number,
+        "phase": name,
+        "requested_bytes": highest["peak_requested_bytes"],
+        "allocated_bytes": highest["peak_allocated_bytes"],
+        "reserved_bytes": highest["peak_reserved_bytes"],
+    }
+
+
+def _allocator_state(device: int) -> dict[str, Any]:
+    """The segments as the allocator lists them, and how tight it was."""
+    snapshot = torch.cuda.memory._snapshot(device)
+    segments = [s for s in snapshot["segments"] if s["device"] == device]
+    stats = torch.cuda.memory_stats(device)
+    return {
+        "segments": {
+            "reserved_bytes": sum(s["total_size"] for s in segments),
+            "allocated_bytes": sum(s["allocated_size"] for s in segments),
+            "active_bytes": sum(s["active_size"] for s in segments),
+        },
+        "retries": stats.get("num_alloc_retries", 0),
+        "inactive_split_bytes": stats.get("inactive_split_bytes.all.current", 0),
+    }
