@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from memplan.errors import VirtualDeviceError
@@ -106,40 +105,51 @@ def find_torch(interpreter: str | None = None) -> TorchBuild:
         )
     interpreter = interpreter or sys.executable
     facts = _ask(interpreter)
-    machine = str(facts["machine"])
-    if machine not in MACHINES or not facts["is_64_bit"]:
+    if facts.machine not in MACHINES or not facts.is_64_bit:
         raise VirtualDeviceError(
             f"Rehearsing needs 64-bit Linux on {' or '.join(MACHINES)}, "
-            f"and this is {machine}.",
+            f"and this is {facts.machine}.",
             hint="There is no CUDA build of torch for it; use another machine.",
         )
-    if facts["torch"] is None:
+    if facts.torch is None:
         raise VirtualDeviceError(f"{interpreter} has no torch.", hint=CUDA_TORCH)
-    torch, cuda = _versions(Path(str(facts["torch"])), interpreter)
-    roots = [Path(str(root)) for root in _list(facts["roots"])]
+    torch, cuda = _versions(Path(facts.torch), interpreter)
+    cuda_major = int(cuda.split(".")[0])
     return TorchBuild(
         interpreter=interpreter,
-        python=str(facts["python"]),
-        machine=machine,
+        python=facts.python,
+        machine=facts.machine,
         torch=torch,
         cuda=cuda,
-        libraries=_libraries(
-            int(cuda.split(".")[0]),
-            roots,
-            [str(name) for name in _list(facts["distributions"])],
-            torch,
-        ),
-        driver_header=_driver_header(
-            int(cuda.split(".")[0]),
-            roots,
-            [Path(str(root)) for root in _list(facts["triton"])],
-        ),
+        libraries=_libraries(cuda_major, facts, torch),
+        driver_header=_driver_header(cuda_major, facts),
     )
 
 
-def _ask(interpreter: str) -> dict[str, object]:
-    """The facts that `probe.py` prints there."""
-    probe = (files("memplan.virtual") / "probe.py").read_text(encoding="utf-8")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Facts:
+    """What `probe.py` says of an interpreter."""
+
+    python: str
+    machine: str
+    is_64_bit: bool
+    torch: str | None
+    """Its folder."""
+
+    roots: list[str]
+    """Folders of packages, in the order in which torch looks for libraries."""
+
+    distributions: dict[str, list[str]]
+    """Names of the metadata of NVIDIA's wheels, by folder of packages."""
+
+
+def _ask(interpreter: str) -> _Facts:
+    """Run `probe.py` there.
+
+    Raises:
+        VirtualDeviceError: it is no Python.
+    """
+    probe = (Path(__file__).parent / "probe.py").read_text(encoding="utf-8")
     environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
     try:
         done = subprocess.run(
@@ -152,17 +162,14 @@ def _ask(interpreter: str) -> dict[str, object]:
             timeout=PROBE_TIMEOUT_S,
         )
         # A sitecustomize of the user's may print before.
-        facts = json.loads(done.stdout.splitlines()[-1])
+        return _Facts(**json.loads(done.stdout.splitlines()[-1]))
     except OSError as error:
         raise _no_interpreter(interpreter, error.strerror or str(error)) from error
     except subprocess.TimeoutExpired as error:
         raise _no_interpreter(interpreter, "it does not answer") from error
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, TypeError) as error:
         said = done.stderr.strip().splitlines() or ["it does not answer as one"]
         raise _no_interpreter(interpreter, said[-1]) from error
-    if not isinstance(facts, dict):
-        raise _no_interpreter(interpreter, "it does not answer as one")
-    return facts
 
 
 def _no_interpreter(name: str, why: str) -> VirtualDeviceError:
@@ -205,31 +212,18 @@ def _versions(folder: Path, interpreter: str) -> tuple[str, str]:
     return torch, cuda
 
 
-def _libraries(
-    cuda_major: int, roots: list[Path], distributions: list[str], torch: str
-) -> tuple[RealLibrary, ...]:
-    """The real libraries under `roots`.
+def _libraries(cuda_major: int, facts: _Facts, torch: str) -> tuple[RealLibrary, ...]:
+    """The real libraries.
 
     Raises:
         VirtualDeviceError: some are not there.
     """
-    found = []
-    for library in LIBRARIES:
-        soname = library.soname(cuda_major)
-        candidates = (
-            root / "nvidia" / folder / "lib" / soname
-            for root in roots
-            for folder in library.folders(cuda_major)
-        )
-        found.append(
-            RealLibrary(
-                library=library,
-                soname=soname,
-                path=next((path for path in candidates if path.is_file()), None),
-                version=_version_of(library, cuda_major, distributions),
-            )
-        )
-    missing = [real.soname for real in found if real.library.folder and not real.path]
+    found = [_real(library, cuda_major, facts) for library in LIBRARIES]
+    missing = [
+        real.soname
+        for real in found
+        if real.library.folder and not (real.path and real.version)
+    ]
     if missing:
         raise VirtualDeviceError(
             f"NVIDIA's wheels beside torch {torch} lack {', '.join(missing)}.",
@@ -239,41 +233,43 @@ def _libraries(
     return tuple(found)
 
 
+def _real(library: Library, cuda_major: int, facts: _Facts) -> RealLibrary:
+    """The first library of that name on the path, with the version of its wheel."""
+    soname = library.soname(cuda_major)
+    for root in facts.roots:
+        for folder in library.folders(cuda_major):
+            path = Path(root, "nvidia", folder, "lib", soname)
+            if path.is_file():
+                version = _version_of(library, cuda_major, facts.distributions[root])
+                return RealLibrary(
+                    library=library, soname=soname, path=path, version=version
+                )
+    return RealLibrary(library=library, soname=soname, path=None, version=None)
+
+
 def _version_of(
     library: Library, cuda_major: int, distributions: list[str]
 ) -> str | None:
-    """Version of the wheel, from the name of its metadata folder.
+    """From the name of the metadata folder: `nvidia_cudnn_cu13-9.24.0.43.dist-info`.
 
-    `nvidia_cudnn_cu13-9.24.0.43.dist-info`; since CUDA 13 those of the toolkit are
-    without the `_cu13`.
+    Since CUDA 13 the wheels of the toolkit are named without the `_cu13`.
     """
-    if library.folder is None:
-        return None
     stem = f"nvidia_{library.folder}"
-    for name in distributions:
-        package, _, rest = name.partition("-")
-        if package in (f"{stem}_cu{cuda_major}", stem):
-            return rest.removesuffix(".dist-info")
-    return None
+    versions = dict(
+        name.removesuffix(".dist-info").split("-", 1) for name in distributions
+    )
+    plain = versions.get(stem) if cuda_major >= 13 else None
+    return versions.get(f"{stem}_cu{cuda_major}", plain)
 
 
-def _driver_header(
-    cuda_major: int, roots: list[Path], triton: list[Path]
-) -> Path | None:
+def _driver_header(cuda_major: int, facts: _Facts) -> Path | None:
     """`cuda.h` of the runtime's wheel, else of triton's."""
-    candidates = [
-        *(
-            root / "nvidia" / folder / "include" / "cuda.h"
-            for root in roots
-            for folder in (f"cu{cuda_major}", "cuda_runtime")
-        ),
-        *(root / "triton/backends/nvidia/include/cuda.h" for root in triton),
+    places = [
+        *(f"nvidia/{name}/include" for name in (f"cu{cuda_major}", "cuda_runtime")),
+        "triton/backends/nvidia/include",
     ]
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
+    headers = (Path(r, place, "cuda.h") for place in places for r in facts.roots)
+    return next((path for path in headers if path.is_file()), None)
 
 
 def _release(version: str) -> tuple[int, int]:
