@@ -1,0 +1,77 @@
+"""`python -m memplan.runner.training PLAN.json [--steps N]`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from memplan.errors import MemplanError, PlanError
+from memplan.models import find_model
+from memplan.plan import TrainingPlan
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m memplan.runner.training")
+    parser.add_argument("plan", type=Path, help="A training plan as JSON.")
+    parser.add_argument("--steps", type=int, default=3, help="Optimizer steps to take.")
+    asked = parser.parse_args(arguments)
+    try:
+        run(read_plan(asked.plan), asked.steps)
+    except MemplanError as error:
+        print(f"error: {error.message}\n  hint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def read_plan(file: Path) -> TrainingPlan:
+    """The plan that a file holds.
+
+    Raises:
+        PlanError: it holds none.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(TrainingPlan).validate_json(file.read_bytes())
+    except OSError as error:
+        raise PlanError(
+            f"{file} cannot be read: {error}.", hint="Give the path of a plan as JSON."
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise PlanError(
+            f"{file} holds no training plan: {key} {first['msg']}.",
+            hint="Its keys are the fields of memplan.TrainingPlan.",
+        ) from error
+
+
+def run(plan: TrainingPlan, steps: int) -> None:
+    """Check the plan, then build and train.
+
+    Raises:
+        MemplanError: the plan cannot be trained here.
+    """
+    from memplan.runner.training.refusals import check_model, check_plan
+
+    check_plan(plan)
+    assert plan.model is not None
+    model = find_model(plan.model, plan.revision)
+    check_model(plan, model)
+
+    from memplan.runner.training.assemble import assemble
+    from memplan.runner.training.attention import attention_kernel
+    from memplan.runner.training.parallel import check_world
+    from memplan.runner.training.precision import set_matmul_precision
+    from memplan.runner.training.step import train
+
+    check_world(plan)
+    set_matmul_precision(plan)
+    assembled = assemble(plan, model)
+    with attention_kernel(plan):
+        train(assembled, steps, plan.gradient_accumulation_steps)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

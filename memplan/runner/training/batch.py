@@ -1,0 +1,86 @@
+"""One synthetic micro-batch of the shape that a plan asks for.
+
+Token ids lie within the vocabulary, pictures are noise, labels are valid. Nothing is
+padded, so there is no mask, as for the estimate.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from memplan.formulas.setting import Batch
+from memplan.models import Model
+from memplan.models.batch import batch_of
+from memplan.plan import TrainingPlan
+from memplan.runner.training.model import own_module
+
+Tensors = dict[str, Any]
+
+
+def make_batch(
+    plan: TrainingPlan, model: Model, module: nn.Module, dtype: torch.dtype
+) -> Tensors:
+    """The arguments of the model's forward pass with labels, on the default device.
+
+    `dtype` is what weights are stored in, and with them the pictures.
+    """
+    batch = batch_of(plan, model)
+    own = own_module(model)
+    if own is not None:
+        made: Tensors = own.make_batch(model.config, batch, dtype)
+        return made
+    names = set(inspect.signature(type(module).forward).parameters)
+    config: Any = module.config
+    tensors: Tensors = {}
+    if "tokens" in model.family.inputs:
+        tensors["input_ids"] = token_ids(
+            config.get_text_config().vocab_size, batch.size, batch.seq_len
+        )
+    if "images" in model.family.inputs:
+        tensors["pixel_values"] = pictures(batch, dtype)
+    if "qformer_input_ids" in names:
+        tensors |= instruction(config, batch)
+    if "tokens" in model.family.inputs and hasattr(config, "num_query_tokens"):
+        placeholders = config.num_query_tokens * batch.images_per_sample
+        tensors["input_ids"][:, :placeholders] = config.image_token_id
+    if "return_loss" in names:
+        return tensors | {"return_loss": True}
+    return tensors | {"labels": labels(model, config, batch, tensors)}
+
+
+def token_ids(vocab_size: int, *shape: int) -> torch.Tensor:
+    return torch.randint(0, vocab_size, shape)
+
+
+def pictures(batch: Batch, dtype: torch.dtype) -> torch.Tensor:
+    """[B * images, 3, H, W], as an image processor normalises them."""
+    size = batch.image_size
+    return torch.randn(batch.size * batch.images_per_sample, 3, size, size, dtype=dtype)
+
+
+def instruction(config: Any, batch: Batch) -> Tensors:
+    """What InstructBLIP's Q-Former reads: the prompt without the places of pictures."""
+    num_pictures = batch.size * batch.images_per_sample
+    num_tokens = min(
+        batch.seq_len - config.num_query_tokens * batch.images_per_sample,
+        config.qformer_config.max_position_embeddings,
+    )
+    ids = token_ids(config.qformer_config.vocab_size, num_pictures, num_tokens)
+    return {"qformer_input_ids": ids, "qformer_attention_mask": torch.ones_like(ids)}
+
+
+def labels(model: Model, config: Any, batch: Batch, tensors: Tensors) -> torch.Tensor:
+    """Classes, the decoder's tokens, or the input's own: the model shifts them."""
+    if "target_tokens" in model.family.inputs:
+        vocab_size = config.get_text_config().vocab_size
+        return token_ids(vocab_size, batch.size, batch.target_seq_len)
+    if "tokens" not in model.family.inputs or _classifies(model):
+        return token_ids(config.num_labels, batch.size)
+    same: torch.Tensor = tensors["input_ids"].clone()
+    return same
+
+
+def _classifies(model: Model) -> bool:
+    return "Classification" in getattr(model.config, "architecture", "")

@@ -1,0 +1,110 @@
+"""The model of a plan as transformers, or memplan's own module, builds it.
+
+The architecture and the sizes are those of `memplan.models.find_model`: a preset's
+fields are the fields of a config.json, so both are read by the library's own
+configuration class.
+"""
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from memplan.models import Model
+from memplan.models.catalogue import FAMILY_OF_MODEL_TYPE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+CLASSES = {
+    "blip-2": "Blip2ForConditionalGeneration",
+    "clip": "CLIPModel",
+    "gpt2": "GPT2LMHeadModel",
+    "instructblip": "InstructBlipForConditionalGeneration",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "t5": "T5ForConditionalGeneration",
+    "vit": "ViTForImageClassification",
+}
+"""The class of transformers that trains a model_type; BERT's config names its own."""
+
+
+def build_model(model: Model, dtype: torch.dtype, attention: str | None) -> nn.Module:
+    """The model in train mode, on the default device, with its own initial weights.
+
+    `attention` is transformers' name of an implementation; None is the model's own.
+    """
+    module = own_module(model)
+    if module is not None:
+        own: nn.Module = module.build(model.config, dtype, attention)
+        return own.train()
+    import transformers
+
+    config = build_config(model)
+    cls = getattr(transformers, _class_name(model))
+    wanted = {} if attention is None else {"attn_implementation": attention}
+    built: nn.Module = cls._from_config(config, dtype=dtype, **wanted)
+    if not model.source.get("tie_word_embeddings", True):
+        untie(built)
+    return built.train()
+
+
+def own_module(model: Model) -> ModuleType | None:
+    """The module of memplan that builds the model, where transformers has none."""
+    model_type = model.source["model_type"]
+    if model_type in CLASSES or model_type == "bert":
+        return None
+    return import_module(f"memplan.models.{FAMILY_OF_MODEL_TYPE[model_type]}.module")
+
+
+def build_config(model: Model) -> "PreTrainedConfig":
+    """The library's configuration of the model, without a cache of keys and values."""
+    from transformers import CONFIG_MAPPING
+
+    fields = {key: value for key, value in model.source.items() if value is not None}
+    config: PreTrainedConfig = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
+    complete(config)
+    return config
+
+
+def complete(config: Any) -> None:
+    """Set what a run needs and a list of sizes leaves out."""
+    for part in (config, *_parts(config)):
+        if hasattr(part, "use_cache"):
+            part.use_cache = False
+        if part.model_type == "t5" and part.decoder_start_token_id is None:
+            part.decoder_start_token_id = part.pad_token_id
+    if getattr(config, "image_token_id", 0) is None:
+        config.image_token_id = config.get_text_config().vocab_size - 1
+
+
+def untie(model: nn.Module) -> None:
+    """Give the head a table of its own, as a checkpoint with two tables has it.
+
+    T5's class ties them in any model made from its configuration alone.
+    """
+    owner: Any = getattr(model, "language_model", model)
+    head, table = owner.get_output_embeddings(), owner.get_input_embeddings()
+    if head.weight is table.weight:
+        head.weight = nn.Parameter(torch.empty_like(table.weight).copy_(table.weight))
+
+
+def _class_name(model: Model) -> str:
+    if model.source["model_type"] == "bert":
+        name: str = model.config.architecture
+        return name
+    return CLASSES[model.source["model_type"]]
+
+
+def _parts(config: Any) -> list[Any]:
+    """Configurations within a configuration, at any depth."""
+    found = []
+    for name in config.sub_configs:
+        part = getattr(config, name, None)
+        if part is not None:
+            found += [part, *_parts(part)]
+    return found

@@ -1,0 +1,107 @@
+"""The optimizer of a plan as the class that a training program would make."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from memplan.errors import PlanError
+from memplan.formulas.optimizers import Optimizer, find_optimizer
+
+LEARNING_RATE = 1e-4
+
+TORCH_CLASSES: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adagrad": torch.optim.Adagrad,
+    "momentum": partial(torch.optim.SGD, momentum=0.9),
+    "rmsprop": torch.optim.RMSprop,
+    "sgd": torch.optim.SGD,
+    "torch_adafactor": torch.optim.Adafactor,
+}
+IMPLEMENTATIONS: dict[str, dict[str, bool]] = {
+    "foreach": {},  # torch's own choice on a GPU
+    "fused": {"fused": True},
+    "loop": {"foreach": False},
+}
+BITSANDBYTES_CLASSES = {
+    "adam": "AdamW",
+    "ademamix": "AdEMAMix",
+    "lion": "Lion",
+    "rmsprop": "RMSprop",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A class of optimizer and its arguments, beside the parameters."""
+
+    build: Callable[..., torch.optim.Optimizer]
+    arguments: dict[str, Any]
+
+    def __call__(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        return self.build(parameters, **self.arguments)
+
+
+def recipe_of(name: str) -> Recipe:
+    """How to make the optimizer of that name.
+
+    Raises:
+        PlanError: its library is not installed.
+    """
+    optimizer = find_optimizer(name)
+    if optimizer.implementation in ("8bit", "32bit"):
+        return Recipe(
+            build=_bitsandbytes_class(optimizer), arguments={"lr": LEARNING_RATE}
+        )
+    if optimizer.algorithm == "adafactor":
+        from transformers.optimization import Adafactor
+
+        return Recipe(
+            build=Adafactor,
+            arguments={
+                "lr": LEARNING_RATE,
+                "scale_parameter": False,
+                "relative_step": False,
+            },
+        )
+    arguments = {"lr": LEARNING_RATE, **IMPLEMENTATIONS[optimizer.implementation]}
+    if optimizer.algorithm == "adam":
+        decouples = optimizer.name.startswith("adamw")
+        cls = torch.optim.AdamW if decouples else torch.optim.Adam
+        return Recipe(build=cls, arguments=arguments)
+    if optimizer.algorithm == "torch_adafactor":
+        arguments = {"lr": LEARNING_RATE}
+    return Recipe(build=TORCH_CLASSES[optimizer.algorithm], arguments=arguments)
+
+
+def keep_embeddings_in_32bit(name: str, model: nn.Module) -> None:
+    """8-bit states of embeddings stay in fp32, as the Trainer sets bitsandbytes up."""
+    if find_optimizer(name).implementation != "8bit":
+        return
+    from bitsandbytes.optim import GlobalOptimManager
+
+    manager = GlobalOptimManager.get_instance()
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            manager.register_module_override(module, "weight", {"optim_bits": 32})
+
+
+def _bitsandbytes_class(
+    optimizer: Optimizer,
+) -> Callable[..., torch.optim.Optimizer]:
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise PlanError(
+            f"The optimizer {optimizer.name} is bitsandbytes', which is not installed.",
+            hint="pip install bitsandbytes, or choose one of torch's, like adamw.",
+        ) from error
+    name = BITSANDBYTES_CLASSES[optimizer.algorithm]
+    bits = optimizer.implementation
+    prefix = "Paged" if optimizer.is_paged else ""
+    found: Callable[..., torch.optim.Optimizer] = getattr(
+        bitsandbytes.optim, f"{prefix}{name}{bits}"
+    )
+    return found

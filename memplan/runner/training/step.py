@@ -1,0 +1,72 @@
+"""The training loop: a few whole steps on one synthetic batch."""
+
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from memplan.runner.training.ema import Averages
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(kw_only=True, slots=True)
+class Run:
+    """Everything a step needs, wrapped and on the device."""
+
+    accelerator: "Accelerator"
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    trained: list[nn.Parameter]
+    batch: dict[str, Any]
+    max_grad_norm: float
+    averages: Averages | None = None
+    loss: torch.Tensor | None = field(default=None)
+    """Of the last micro-batch: a training loop keeps it for its log."""
+
+
+def train(run: Run, steps: int, micro_batches: int) -> None:
+    """Forward, backward, clipping, optimizer, gradients set to None, so many times."""
+    with collecting_between_steps():
+        for step in range(1, steps + 1):
+            for _ in range(micro_batches):
+                train_micro_batch(run)
+            gc.collect()
+            print(f"step {step} of {steps}", file=sys.stderr, flush=True)
+
+
+def train_micro_batch(run: Run) -> None:
+    """One micro-batch; accelerate steps when enough have been accumulated."""
+    accelerator = run.accelerator
+    with accelerator.accumulate(run.model):
+        run.loss = run.model(**run.batch).loss
+        accelerator.backward(run.loss)
+        if accelerator.sync_gradients and run.max_grad_norm:
+            accelerator.clip_grad_norm_(run.trained, run.max_grad_norm)
+        run.optimizer.step()
+        if accelerator.sync_gradients and run.averages is not None:
+            run.averages.update(run.trained)
+        run.optimizer.zero_grad()
+
+
+@contextmanager
+def collecting_between_steps() -> Iterator[None]:
+    """Python's cyclic garbage goes between steps, never at a chance point in one.
+
+    Cycles can hold tensors; when they are found would otherwise decide the peak. Large
+    training programs do the same for the sake of speed.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    gc.collect()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
