@@ -1,16 +1,29 @@
 """How large the model is, whole and unsharded, whatever wraps its parameters."""
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
 
 
-def model_size(roots: Iterable[torch.nn.Module]) -> dict[str, Any] | None:
-    """The largest of these modules: its class, and how many parameters it has."""
-    sizes = [_size(unwrapped(root)) for root in roots]
-    return max(sizes, key=lambda size: int(size["parameters"]), default=None)
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """A model's class, and how many parameters it has."""
+
+    name: str
+    parameters: int
+    trainable_parameters: int
+
+
+def model_size(module: torch.nn.Module) -> ModelSize:
+    """Of the model within whatever wraps it."""
+    inner = unwrapped(module)
+    sizes = [(_num_elements(p), p.requires_grad) for p in inner.parameters()]
+    return ModelSize(
+        name=type(inner).__name__,
+        parameters=sum(size for size, _ in sizes),
+        trainable_parameters=sum(size for size, trains in sizes if trains),
+    )
 
 
 def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
@@ -20,15 +33,6 @@ def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
         if isinstance(inner, torch.nn.Module) and len(module._modules) == 1:
             return unwrapped(inner)
     return module
-
-
-def _size(module: torch.nn.Module) -> dict[str, Any]:
-    sizes = [(_num_elements(p), p.requires_grad) for p in module.parameters()]
-    return {
-        "name": type(module).__name__,
-        "parameters": sum(size for size, _ in sizes),
-        "trainable_parameters": sum(size for size, trains in sizes if trains),
-    }
 
 
 def _num_elements(parameter: torch.nn.Parameter) -> int:

@@ -27,6 +27,8 @@ class Listener(Protocol):
 
     def call_ends(self, module: torch.nn.Module, output: Any) -> None: ...
 
+    def call_fails(self) -> None: ...
+
 
 class ModuleCalls:
     """The modules that are being called, thread by thread."""
@@ -58,22 +60,23 @@ class ModuleCalls:
     def install(self) -> None:
         original = torch.nn.Module.__call__
         is_compiling = torch.compiler.is_compiling
-        begin, end = self._begin, self._end
+        begin, end, fail = self._begin, self._end, self._fail
 
         def __call__(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
             if is_compiling():
                 return original(self, *args, **kwargs)
             begin(self, args, kwargs)
-            output = None
             try:
                 output = original(self, *args, **kwargs)
-                return output
-            finally:
-                end(self, output)
+            except BaseException:
+                fail()
+                raise
+            end(self, output)
+            return output
 
         hide_from_dynamo(__call__, its_callees=False)
-        hide_from_dynamo(ModuleCalls._begin)
-        hide_from_dynamo(ModuleCalls._end)
+        for callee in (ModuleCalls._begin, ModuleCalls._end, ModuleCalls._fail):
+            hide_from_dynamo(callee)
         torch.nn.Module.__call__ = __call__  # type: ignore[method-assign]
 
     def _begin(
@@ -92,6 +95,11 @@ class ModuleCalls:
     def _end(self, module: torch.nn.Module, output: Any) -> None:
         self.stack.pop()
         self._listener.call_ends(module, output)
+
+    def _fail(self) -> None:
+        """A checkpoint leaves by an exception once it has recomputed enough."""
+        self.stack.pop()
+        self._listener.call_fails()
 
     def _name_modules(self, root: torch.nn.Module) -> None:
         self._paths[root] = type(root).__name__

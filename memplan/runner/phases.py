@@ -21,9 +21,6 @@ BACKWARD = "backward"
 OPTIMIZER = "optimizer"
 EVALUATION = "evaluation"
 
-MOST_OPTIMIZERS = 8
-"""So many optimizers may take turns within one step."""
-
 
 @dataclass(slots=True)
 class Stretch:
@@ -46,6 +43,8 @@ class Step:
     number: int
     phases: list[Stretch] = field(default_factory=list)
     optimizers: Counter[int] = field(default_factory=Counter)
+    first_update: int = 0
+    """Of all updates of the program, the first that fell into this step."""
 
 
 class Timeline:
@@ -63,8 +62,13 @@ class Timeline:
         self.marked: list[Stretch] = []
         self.now = self.setup
         self._marks: list[Stretch] = []
+        self.unfinished: Step | None = None
+        """What was begun of a step when the program ended."""
         self._has_stepped = False
         """An optimizer stepped in the stretch that is now."""
+        self._num_updates = 0
+        self._born: dict[int, int] = {}
+        """How many updates there had been when an optimizer was made."""
 
     @property
     def phase(self) -> str:
@@ -81,15 +85,18 @@ class Timeline:
 
     @property
     def is_between_steps(self) -> bool:
-        """Whether the next forward or backward pass begins a step."""
+        """Whether the next forward or backward pass begins a step.
+
+        Where optimizers take turns, all of them step first, or one for a second time.
+        """
         step = self.step
         if step is None:
             return True
-        if not step.optimizers:
-            return False
-        expected = set(self.steps[-2].optimizers) if len(self.steps) > 1 else set()
+        if not step.optimizers or len(self.steps) < 2:
+            return bool(step.optimizers)
+        takers = self.steps[-2].optimizers
         repeats = any(count > 1 for count in step.optimizers.values())
-        return repeats or expected <= set(step.optimizers)
+        return len(takers) < 2 or repeats or set(takers) <= set(step.optimizers)
 
     def advance(self) -> None:
         """What was reached since the last time belongs to all that is open now."""
@@ -121,6 +128,9 @@ class Timeline:
         """Whether what follows is the optimizer's is known when it steps."""
         self._move(OPTIMIZER)
 
+    def optimizer_made(self, optimizer: int) -> None:
+        self._born[optimizer] = self._num_updates
+
     def optimizer_begins(self) -> None:
         if self.phase in (FORWARD, LOSS):
             self._move(OPTIMIZER)
@@ -135,7 +145,10 @@ class Timeline:
             self.steps.pop()
             self.steps[-1].phases += step.phases
             step = self.steps[-1]
+        if not step.optimizers:
+            step.first_update = self._num_updates
         step.optimizers[optimizer] += 1
+        self._num_updates += 1
 
     def evaluation_begins(self) -> None:
         """A module is called in evaluation mode, gradients off."""
@@ -160,13 +173,18 @@ class Timeline:
     # The end
 
     def finish(self) -> None:
-        """Close what is open. A step without a backward pass was none."""
+        """Close what is open; a step that was not completed does not count.
+
+        Where no optimizer ever steps, all there is counts as one, if it goes backward;
+        else the program trains nothing, and its forward passes are what there is.
+        """
         self.advance()
         self._rejoin()
         step = self.step
-        if step is not None and not any(p.name == BACKWARD for p in step.phases):
-            self.marked += step.phases
-            self.steps.pop()
+        if step is not None and not self.is_between_steps:
+            goes_backward = any(phase.name == BACKWARD for phase in step.phases)
+            if len(self.steps) > 1 or not goes_backward:
+                self.unfinished = self.steps.pop()
         if not self.steps:
             for stretch in self.marked:
                 if stretch.name == EVALUATION:
@@ -185,8 +203,9 @@ class Timeline:
         """
         if len(self.steps) < 2 or step.optimizers:
             return False
-        before = self.steps[-2].optimizers
-        return optimizer not in before and len(before) < MOST_OPTIMIZERS
+        before = self.steps[-2]
+        was_there = self._born.get(optimizer, 0) <= before.first_update
+        return was_there and optimizer not in before.optimizers
 
     def _move(self, name: str) -> None:
         self.advance()

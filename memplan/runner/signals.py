@@ -13,6 +13,7 @@ from weakref import WeakSet
 import torch
 from torch.optim import optimizer as optimizers
 
+from memplan.runner.model import ModelSize, model_size
 from memplan.runner.modules import ModuleCalls
 from memplan.runner.phases import Timeline
 
@@ -51,11 +52,14 @@ class Signals:
         self._stop_if_due = stop_if_due
         self._lock = threading.Lock()
         self._depth = 0
+        self._num_replays = 0
         self.modules = ModuleCalls(self)
         self.trained: WeakSet[torch.nn.Module] = WeakSet()
         """Outermost modules called with gradients on."""
         self.evaluated: WeakSet[torch.nn.Module] = WeakSet()
         """Outermost modules called without."""
+        self.sizes: list[tuple[bool, ModelSize]] = []
+        """Whether it is trained, and the size, of each of them."""
         self.optimizers: WeakSet[torch.optim.Optimizer] = WeakSet()
         """Those that have stepped, or are about to."""
 
@@ -68,6 +72,8 @@ class Signals:
         self.modules.install()
         self._wrap_losses()
         self._wrap_engine()
+        self._wrap_replay()
+        self._watch_new_optimizers()
         optimizers.register_optimizer_step_pre_hook(self._optimizer_begins)
         optimizers.register_optimizer_step_post_hook(self._optimizer_ends)
 
@@ -80,11 +86,11 @@ class Signals:
         if len(self.modules.stack) > 1 or self.in_backward or not _is_model(module):
             return
         if torch.is_grad_enabled():
-            self.trained.add(module)
             self._stop_if_due()
+            self._note(module, self.trained)
             self._timeline.forward_begins()
             return
-        self.evaluated.add(module)
+        self._note(module, self.evaluated)
         if not module.training:
             self._timeline.evaluation_begins()
 
@@ -93,6 +99,15 @@ class Signals:
             return
         if torch.is_grad_enabled():
             self._timeline.loss_begins()
+
+    def call_fails(self) -> None:
+        """Nothing follows from it: the program may go on, with less."""
+
+    def _note(self, module: torch.nn.Module, seen: WeakSet[torch.nn.Module]) -> None:
+        if module not in seen:
+            seen.add(module)
+            is_trained = seen is self.trained
+            self.sizes.append((is_trained, model_size(module)))
 
     # Losses
 
@@ -146,7 +161,32 @@ class Signals:
         if is_outermost:
             self._timeline.backward_ends()
 
+    # CUDA graphs
+
+    def _wrap_replay(self) -> None:
+        """A captured step allocates nothing when it is replayed: one is enough."""
+        original = torch.cuda.CUDAGraph.replay
+
+        @functools.wraps(original)
+        def replay(graph: torch.cuda.CUDAGraph) -> None:
+            self._num_replays += 1
+            if self._num_replays > 1:
+                self._stop_if_due()
+            original(graph)
+
+        torch.cuda.CUDAGraph.replay = replay  # type: ignore[method-assign]
+
     # Optimizers
+
+    def _watch_new_optimizers(self) -> None:
+        original = torch.optim.Optimizer.__init__
+
+        @functools.wraps(original)
+        def __init__(optimizer: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+            self._timeline.optimizer_made(id(optimizer))
+            original(optimizer, *args, **kwargs)
+
+        torch.optim.Optimizer.__init__ = __init__  # type: ignore[method-assign]
 
     def _optimizer_begins(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self.optimizers.add(optimizer)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from memplan.runner.counters import Reading
-from memplan.runner.model import model_size
 from memplan.runner.phases import Step, Stretch, Timeline
 from memplan.runner.settings import Settings
 from memplan.runner.signals import Signals
@@ -26,8 +25,9 @@ def seen(settings: Settings, timeline: Timeline, signals: Signals) -> dict[str, 
         "versions": versions_in_use(),
         "device": None,
         "allocator": _allocator_settings(),
-        "model": model_size(signals.trained or signals.evaluated),
+        "model": _model(signals),
         "steps": [],
+        "unfinished": None,
         "setup": None,
         "marked": [],
         "peak": None,
@@ -37,16 +37,8 @@ def seen(settings: Settings, timeline: Timeline, signals: Signals) -> dict[str, 
     device = _busiest_device(timeline)
     return content | {
         "device": _device(device),
-        "steps": [
-            {
-                "step": step.number,
-                "phases": [
-                    {"phase": phase.name, **_figures(phase, device)}
-                    for phase in step.phases
-                ],
-            }
-            for step in timeline.steps
-        ],
+        "steps": [_step(step, device) for step in timeline.steps],
+        "unfinished": timeline.unfinished and _step(timeline.unfinished, device),
         "setup": _figures(timeline.setup, device),
         "marked": [
             {"name": stretch.name, **_figures(stretch, device)}
@@ -55,6 +47,14 @@ def seen(settings: Settings, timeline: Timeline, signals: Signals) -> dict[str, 
         "peak": _peak(timeline.steps, timeline.marked, device),
         **_allocator_state(device),
     }
+
+
+def _model(signals: Signals) -> dict[str, Any] | None:
+    """The largest of the models that are trained, or else used."""
+    ordered = sorted(
+        signals.sizes, key=lambda some: (some[0], some[1].parameters), reverse=True
+    )
+    return asdict(ordered[0][1]) if ordered else None
 
 
 def _place(settings: Settings) -> tuple[int, int, int]:
@@ -84,6 +84,8 @@ def _stretches(timeline: Timeline) -> Iterable[Stretch]:
     yield from timeline.marked
     for step in timeline.steps:
         yield from step.phases
+    if timeline.unfinished:
+        yield from timeline.unfinished.phases
 
 
 def _busiest_device(timeline: Timeline) -> int:
@@ -103,6 +105,15 @@ def _device(index: int) -> dict[str, Any]:
         "name": torch.cuda.get_device_name(index),
         "total_bytes": total,
         "outside_bytes": total - free - torch.cuda.memory_reserved(index),
+    }
+
+
+def _step(step: Step, device: int) -> dict[str, Any]:
+    return {
+        "step": step.number,
+        "phases": [
+            {"phase": phase.name, **_figures(phase, device)} for phase in step.phases
+        ],
     }
 
 
