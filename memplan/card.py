@@ -59,19 +59,30 @@ def _installed_torch() -> str | None:
 
 def context_of(plan: TrainingPlan, gpu: Gpu) -> tuple[int, tuple[str, ...]]:
     """Bytes outside the allocator, and where they are from."""
-    if plan.context_bytes is not None:
-        return plan.context_bytes, ()
-    if gpu.context_bytes is not None:
-        context, basis = (
-            gpu.context_bytes,
-            f"CUDA context as seen with torch {gpu.context_basis}",
-        )
-    else:
-        context = ASSUMED_CONTEXT_BYTES
-        basis = "CUDA context of 500 MiB assumed: no measurement of this card is known"
-    if plan.num_gpus == 1:
+    return outside_allocator(gpu, plan.context_bytes, plan.num_gpus)
+
+
+def outside_allocator(
+    gpu: Gpu, given_bytes: int | None, num_gpus: int
+) -> tuple[int, tuple[str, ...]]:
+    """Context and NCCL's buffers, or the bytes that the user gives for them."""
+    if given_bytes is not None:
+        return given_bytes, ()
+    context, basis = card_context(gpu)
+    if num_gpus == 1:
         return context, (basis,)
     return context + NCCL_BYTES, (
         basis,
         "NCCL buffers of 1.5 GiB, as seen on two A100",
+    )
+
+
+def card_context(gpu: Gpu) -> tuple[int, str]:
+    """The CUDA context of a card, and how it is known."""
+    if gpu.context_bytes is not None:
+        basis = f"CUDA context as seen with torch {gpu.context_basis}"
+        return gpu.context_bytes, basis
+    return (
+        ASSUMED_CONTEXT_BYTES,
+        "CUDA context of 500 MiB assumed: no measurement of this card is known",
     )

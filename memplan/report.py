@@ -77,6 +77,8 @@ class PeakMemory:
     """forward, loss, backward or optimizer."""
     step: int
     module: str
+    line: str = ""
+    """`file:line function` of the program; empty where none is known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +146,7 @@ class OutOfMemory:
     line: str
     asked_bytes: int
     free_bytes: int
-    """Free on the device; `reserved_bytes - allocated_bytes` was free within PyTorch."""
+    """Free on the device; beside it, what PyTorch had reserved and not given out."""
     allocated_bytes: int
     reserved_bytes: int
     message: str

@@ -29,6 +29,10 @@ FLOORS = {
     "rank": 3,
     "step": 3,
     "estimate": 3,
+    "rehearsal": 3,
+    "rehearse": 3,
+    "remedies": 3,
+    "requirements": 3,
     "views": 4,
     "cli": 5,
 }

@@ -6,6 +6,7 @@ import typer
 
 from memplan.cli.catalogues import env, gpus, models
 from memplan.cli.estimate import estimate
+from memplan.cli.rehearse import WithProgram, rehearse
 
 app = typer.Typer(
     name="memplan",
@@ -45,6 +46,7 @@ def root(
 
 
 app.command()(estimate)
+app.command(cls=WithProgram, context_settings={"allow_extra_args": True})(rehearse)
 app.command()(gpus)
 app.command()(models)
 app.command()(env)

@@ -73,8 +73,7 @@ def emit(text: str, file: Path | None = None, *, force: bool = False) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
         return
-    if file.exists() and not force:
-        raise MemplanError(f"{file} exists already.", hint="Overwrite it with --force.")
+    refuse_existing(file, force=force)
     try:
         with tempfile.NamedTemporaryFile(
             "w",
@@ -90,6 +89,16 @@ def emit(text: str, file: Path | None = None, *, force: bool = False) -> None:
             f"{file} cannot be written: {error.strerror}.",
             hint="Choose a folder that exists and is yours.",
         ) from error
+
+
+def refuse_existing(file: Path | None, *, force: bool) -> None:
+    """Say so before a long run, not after it.
+
+    Raises:
+        MemplanError: the file exists and `force` is not given.
+    """
+    if file is not None and file.exists() and not force:
+        raise MemplanError(f"{file} exists already.", hint="Overwrite it with --force.")
 
 
 def as_json(data: Any) -> str:

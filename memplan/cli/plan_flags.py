@@ -40,8 +40,11 @@ def takes_plan(verb: Callable[..., None]) -> Callable[..., None]:
         for parameter in inspect.signature(verb).parameters.values()
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD
     ]
+    required = [p for p in own if p.default is inspect.Parameter.empty]
+    defaulted = [p for p in own if p.default is not inspect.Parameter.empty]
     shared = inspect.signature(_flags).parameters.values()
-    verb.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
+    signature = inspect.Signature([*required, *shared, *defaulted])
+    verb.__signature__ = signature  # type: ignore[attr-defined]
     return verb
 
 

@@ -4,7 +4,7 @@ Verdict first, then where the bytes go, then what the figure rests on. Colour an
 are rich's, which leaves colour out where the output is no terminal or NO_COLOR is set.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,9 +16,17 @@ from rich.text import Text
 
 from memplan.hardware import Gpu
 from memplan.report import MemoryReport
-from memplan.units import GiB, format_count, format_gib
+from memplan.units import format_count, format_gib
 from memplan.views.command import command_of
 from memplan.views.hints import next_command
+from memplan.views.rehearsed import (
+    holders_table,
+    marked_table,
+    out_of_memory,
+    phases_table,
+    would_fit,
+)
+from memplan.views.tables import figures_table, gib, labelled, print_lines
 
 LABELS = {
     "weights": "weights",
@@ -33,19 +41,21 @@ BAR_WIDTH = 24
 
 def show_report(report: MemoryReport, console: Console | None = None) -> None:
     """Print a report."""
-    _print(console, render_report(report))
+    print_lines(console, render_report(report))
 
 
 def render_report(report: MemoryReport) -> RenderableType:
-    """Verdict, components, peak, budget, band, assumptions, what is missing, next."""
-    return Group(
+    """Verdict, components, and what the figures rest on; of a run, all it showed."""
+    parts = [
         _verdict(report),
+        *_out_of_memory(report),
         Text(""),
-        Text(f"Held at the peak, per GPU ({report.source})"),
+        Text(_heading(report)),
         _components(report),
-        Text(""),
-        _facts(report),
-    )
+    ]
+    if report.source != "estimated":
+        parts += _as_run(report)
+    return Group(*parts, Text(""), _facts(report))
 
 
 def _verdict(report: MemoryReport) -> Text:
@@ -55,7 +65,50 @@ def _verdict(report: MemoryReport) -> Text:
     size = format_gib(abs(report.headroom_bytes))
     if report.fits:
         return Text.assemble(("fits", "bold green"), f"  {run}: {size} to spare")
-    return Text.assemble(("does not fit", "bold red"), f"  {run}: {size} too much")
+    error = report.out_of_memory
+    how = f"{size} too much"
+    if error is not None:
+        how = f"out of memory, {error.phase} of step {error.step}"
+        if error.step == 0:
+            how = f"out of memory in {error.phase}"
+    return Text.assemble(("does not fit", "bold red"), f"  {run}: {how}")
+
+
+def _heading(report: MemoryReport) -> str:
+    """What the components are the components of."""
+    if report.out_of_memory is not None and report.out_of_memory.needed_bytes:
+        return "Held at the peak, on a card without limit (rehearsed)"
+    return f"Held at the peak, per GPU ({report.source})"
+
+
+def _out_of_memory(report: MemoryReport) -> list[RenderableType]:
+    error = report.out_of_memory
+    if error is None:
+        return []
+    parts: list[RenderableType] = [Text(""), out_of_memory(error)]
+    if error.holders:
+        parts += [
+            Text(""),
+            Text("What held the memory then"),
+            holders_table(error.holders),
+        ]
+    parts += [Text(""), would_fit(error)]
+    return parts
+
+
+def _as_run(report: MemoryReport) -> list[RenderableType]:
+    """What only a run shows: its phases, and who holds what."""
+    parts: list[RenderableType] = []
+    steady = [phase for phase in report.phases if phase.step == report.peak.step]
+    if steady:
+        title = f"Step {report.peak.step}, phase by phase"
+        parts += [Text(""), Text(title), phases_table(steady)]
+    if report.marked:
+        parts += [Text(""), Text("Marked in the program"), marked_table(report.marked)]
+    if report.holders:
+        title = f"The {len(report.holders)} largest at the peak"
+        parts += [Text(""), Text(title), holders_table(report.holders)]
+    return parts
 
 
 def _components(report: MemoryReport) -> RenderableType:
@@ -79,37 +132,101 @@ def _components(report: MemoryReport) -> RenderableType:
 
 def _facts(report: MemoryReport) -> RenderableType:
     """Labelled lines under the table."""
-    peak, device = report.peak, report.device
-    budget = report.headroom_bytes + peak.device_bytes
-    share = 1 - report.headroom_fraction
+    return labelled(
+        ("Model", [_model(report)] if report.model.parameters else []),
+        ("Peak", [_where(report)]),
+        ("Budget", [_need(report)]),
+        ("Fragmented", _fragmentation(report)),
+        ("Unowned", _unowned(report)),
+        ("Band", [_band(report)] if report.source == "estimated" else []),
+        ("Basis", [report.band.basis] if report.source != "estimated" else []),
+        ("Versions", [_versions(report)] if report.versions else []),
+        ("Assumed", report.assumptions),
+        (
+            "Not modelled" if report.source == "estimated" else "Unsupported",
+            report.unsupported,
+        ),
+        ("Next", _next(report)),
+    )
+
+
+def _model(report: MemoryReport) -> str:
     trained = report.model.trainable_parameters
     all_trained = trained == report.model.parameters
-    model = (
+    return (
         f"{format_count(report.model.parameters)} parameters, "
         f"{'all' if all_trained else format_count(trained)} trained"
     )
-    where = f"step {peak.step} and later, {peak.phase}, at {peak.module.strip()}"
+
+
+def _where(report: MemoryReport) -> str:
+    """Phase, module and line of the peak, and how the first step differs."""
+    peak = report.peak
+    if peak.step == 0:
+        return f"{format_gib(peak.allocated_bytes)} allocated, in {peak.phase}"
+    and_later = " and later" if report.source == "estimated" else ""
+    where = f"step {peak.step}{and_later}, {peak.phase}"
+    if peak.module.strip():
+        where += f", at {peak.module.strip()}"
+    if peak.line:
+        where += f" ({peak.line})"
     first = [p.peak_allocated_bytes for p in report.phases if p.step == 1]
-    if first:
+    if first and (peak.step > 1):
         where += f"; the first step peaks at {format_gib(max(first))}"
-    need = (
+    if report.setup_peak_allocated_bytes:
+        size = format_gib(report.setup_peak_allocated_bytes)
+        where += f"; before it, the highest point is {size}"
+    return where
+
+
+def _need(report: MemoryReport) -> str:
+    """The card below its headroom, against what the run takes of it."""
+    peak, device = report.peak, report.device
+    budget = report.headroom_bytes + peak.device_bytes
+    share = 1 - report.headroom_fraction
+    return (
         f"{format_gib(device.total_bytes)} x {share:.0%} = {format_gib(budget)}; "
         f"context {format_gib(device.context_bytes)} + reserved "
         f"{format_gib(peak.reserved_bytes)} = {format_gib(peak.device_bytes)}"
     )
-    band = (
+
+
+def _fragmentation(report: MemoryReport) -> list[str]:
+    unused = report.fragmentation_bytes
+    if unused is None:
+        return []
+    share = unused / max(report.peak.reserved_bytes, 1)
+    return [
+        f"{format_gib(unused)} reserved and not allocated at the peak ({share:.0%})"
+    ]
+
+
+def _unowned(report: MemoryReport) -> list[str]:
+    """What the temporary buffers hold that no tensor is known for."""
+    if report.source == "estimated":
+        return []
+    return [
+        f"of temporary buffers, {format_gib(report.unattributed_bytes)} whose owner is "
+        f"not known and {format_gib(report.rounding_bytes)} of rounding up"
+    ]
+
+
+def _band(report: MemoryReport) -> str:
+    return (
         f"{format_gib(report.band.low_bytes)} to {format_gib(report.band.high_bytes)} "
         f"allocated: {report.band.basis}"
     )
-    return _labelled(
-        ("Model", [model]),
-        ("Peak", [where]),
-        ("Budget", [need]),
-        ("Band", [band]),
-        ("Assumed", report.assumptions),
-        ("Not modelled", report.unsupported),
-        ("Next", [next_command(report, report.plan)] if report.plan else []),
-    )
+
+
+def _versions(report: MemoryReport) -> str:
+    return ", ".join(f"{name} {version}" for name, version in report.versions.items())
+
+
+def _next(report: MemoryReport) -> list[str]:
+    """An estimate ends with a command; a rehearsal lists what would fit by itself."""
+    if report.source != "estimated" or report.plan is None:
+        return []
+    return [next_command(report, report.plan)]
 
 
 def show_every_gpu(
@@ -117,19 +234,19 @@ def show_every_gpu(
 ) -> None:
     """Print one line a card for the same plan."""
     first = reports[0]
-    table = _table("GPU", "GiB", "needed", "to spare")
+    table = figures_table("GPU", "GiB", "needed", "to spare")
     table.add_column("")
     for report in reports:
         verdict = Text("fits", "green") if report.fits else Text("does not fit", "red")
         table.add_row(
             report.device.gpu,
-            _gib(report.device.total_bytes),
-            _gib(report.peak.device_bytes),
-            _gib(report.headroom_bytes),
+            gib(report.device.total_bytes),
+            gib(report.peak.device_bytes),
+            gib(report.headroom_bytes),
             verdict,
         )
     fitting = [report for report in reports if report.fits]
-    notes = _labelled(
+    notes = labelled(
         (
             "Not modelled",
             dict.fromkeys(line for r in reports for line in r.unsupported),
@@ -140,25 +257,25 @@ def show_every_gpu(
         f"{first.model.name}, per GPU of {first.num_gpus}, {first.source}; "
         f"headroom {first.headroom_fraction:.0%}"
     )
-    _print(console, Group(Text(heading), Text(""), table, Text(""), notes))
+    print_lines(console, Group(Text(heading), Text(""), table, Text(""), notes))
 
 
 def show_gpus(gpus: Sequence[Gpu], console: Console | None = None) -> None:
     """Print the catalogue of cards."""
-    table = _table("GPU", "GiB", "capability", "SMs", "GB/s", "bf16 TFLOP/s")
+    table = figures_table("GPU", "GiB", "capability", "SMs", "GB/s", "bf16 TFLOP/s")
     for gpu in gpus:
         capability = gpu.compute_capability
         bandwidth = gpu.memory_bandwidth_bytes_per_s
         rate = gpu.peak_flops.get("bf16")
         table.add_row(
             gpu.slug,
-            _gib(gpu.total_bytes),
+            gib(gpu.total_bytes),
             "?" if capability is None else f"{capability[0]}.{capability[1]}",
             "?" if gpu.num_sms is None else str(gpu.num_sms),
             "?" if bandwidth is None else f"{bandwidth / 1e9:.0f}",
             "-" if rate is None else f"{rate / 1e12:.0f}",
         )
-    _print(console, table)
+    print_lines(console, table)
 
 
 def show_models(
@@ -167,7 +284,7 @@ def show_models(
     console: Console | None = None,
 ) -> None:
     """Print the presets, and what else can be named."""
-    table = _table("model", "parameters")
+    table = figures_table("model", "parameters")
     table.add_column("")
     for preset in presets:
         total = preset.get("parameters", {}).get("total")
@@ -179,37 +296,4 @@ def show_models(
     also = (
         f"Also any hub id, folder or config.json of the types {', '.join(model_types)}."
     )
-    _print(console, Group(table, Text(""), Text(also)))
-
-
-def _table(*headings: str) -> Table:
-    """Names on the left, figures on the right, and nothing between them."""
-    table = Table(box=None, padding=(0, 1), pad_edge=False)
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
-    return table
-
-
-def _labelled(*rows: tuple[str, Iterable[str]]) -> Table:
-    """Labels on the left, each beside its lines."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
-    for label, lines in rows:
-        for index, line in enumerate(lines):
-            table.add_row("" if index else label, Text(line))
-    return table
-
-
-def _gib(size_bytes: int) -> str:
-    """GiB of a column whose heading has the unit."""
-    return f"{size_bytes / GiB:.2f}"
-
-
-def _print(console: Console | None, renderable: RenderableType) -> None:
-    """Print without the blanks that fill rich's columns up."""
-    console = console or Console(highlight=False)
-    with console.capture() as captured:
-        console.print(renderable)
-    lines = (line.rstrip() for line in captured.get().splitlines())
-    console.file.write("\n".join(lines) + "\n")
+    print_lines(console, Group(table, Text(""), Text(also)))

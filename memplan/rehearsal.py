@@ -1,0 +1,288 @@
+"""What was seen inside a program, as a report.
+
+The runner writes one capture a process, plain JSON; this is where it becomes a
+`MemoryReport`. The figures are PyTorch's own, and are never changed: components that
+do not add up to what the allocator gave out leave a remainder, which is named.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from memplan.hardware import Gpu
+from memplan.plan import TrainingPlan
+from memplan.report import (
+    Band,
+    Components,
+    Device,
+    Holder,
+    MarkedPhase,
+    MemoryReport,
+    ModelSize,
+    OutOfMemory,
+    PeakMemory,
+    PhaseMemory,
+)
+from memplan.units import format_gib
+
+Capture = Mapping[str, Any]
+
+STEADY_STEPS = 3
+"""With fewer, the last step may not be the steady one."""
+BASIS = (
+    "PyTorch's own allocator on a virtual card, which plays of kernels, streams and "
+    "driver what decides memory (docs/virtual-device.md); not measured on a card"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """What was rehearsed, and on what."""
+
+    gpu: Gpu
+    plan: TrainingPlan | None = None
+    command: tuple[str, ...] | None = None
+    headroom_fraction: float = 0.05
+    assumptions: tuple[str, ...] = ()
+
+
+def has_something_to_report(capture: Capture) -> bool:
+    """Whether a process came as far as a step or a marked phase, or out of memory."""
+    return bool(
+        capture["steps"] or capture["marked"] or uncaught_out_of_memory(capture)
+    )
+
+
+def uncaught_out_of_memory(capture: Capture) -> Mapping[str, Any] | None:
+    """The error that ended a process, if one did; a program may catch others."""
+    error: Mapping[str, Any] | None = capture["out_of_memory"]
+    return None if error is None or error["caught"] else error
+
+
+def most_loaded(captures: Iterable[Capture]) -> Capture:
+    """Of several processes, the one that ran out of memory or held most on its card."""
+    return max(
+        captures,
+        key=lambda capture: (
+            uncaught_out_of_memory(capture) is not None,
+            _peak(capture).device_bytes,
+        ),
+    )
+
+
+def report_of(capture: Capture, subject: Subject) -> MemoryReport:
+    """The report of one process."""
+    peak = _peak(capture)
+    components, unattributed, rounding = _components(capture, peak)
+    total, headroom = subject.gpu.total_bytes, subject.headroom_fraction
+    left = total - int(total * headroom) - peak.device_bytes
+    model = capture["model"] or {}
+    return MemoryReport(
+        source="rehearsed",
+        plan=subject.plan,
+        command=subject.command,
+        model=ModelSize(
+            name=model.get("name") or _name(subject),
+            parameters=model.get("parameters") or 0,
+            trainable_parameters=model.get("trainable_parameters") or 0,
+        ),
+        device=Device(
+            gpu=subject.gpu.slug,
+            total_bytes=total,
+            context_bytes=capture["device"]["outside_bytes"],
+            torch=capture["versions"].get("torch", "unknown"),
+            allocator=_allocator(capture["allocator"]),
+        ),
+        components=components,
+        peak=peak,
+        phases=_phases(capture["steps"]),
+        fits=left >= 0,
+        headroom_bytes=left,
+        band=Band(
+            low_bytes=peak.allocated_bytes,
+            high_bytes=peak.allocated_bytes,
+            basis=BASIS,
+        ),
+        assumptions=(*subject.assumptions, *_assumptions(capture)),
+        unsupported=_unsupported(capture["unsupported"]),
+        num_gpus=capture["world_size"],
+        rank=capture["rank"],
+        headroom_fraction=headroom,
+        versions=dict(capture["versions"]),
+        holders=_holders(capture["holders"]),
+        unattributed_bytes=unattributed,
+        rounding_bytes=rounding,
+        fragmentation_bytes=peak.reserved_bytes - peak.allocated_bytes,
+        setup_peak_allocated_bytes=(capture["setup"] or {}).get("peak_allocated_bytes"),
+        marked=tuple(MarkedPhase(**_only(MarkedPhase, m)) for m in capture["marked"]),
+    )
+
+
+def out_of_memory_of(capture: Capture) -> OutOfMemory | None:
+    """Where a process ran out of memory, if it did."""
+    error = uncaught_out_of_memory(capture)
+    if error is None:
+        return None
+    known = dict(error["components"])
+    unattributed = known.pop("unattributed", 0)
+    known["temporary_buffers"] = known.get("temporary_buffers", 0) + unattributed
+    return OutOfMemory(
+        step=error["step"] or 0,
+        phase=error["phase"] or "setup",
+        module=error["module"] or "",
+        line=error["line"] or "",
+        asked_bytes=error["asked_bytes"],
+        free_bytes=error["free_bytes"],
+        allocated_bytes=error["allocated_bytes"],
+        reserved_bytes=error["reserved_bytes"],
+        message=error["message"],
+        components=Components(**_only(Components, known)),
+        holders=_holders(error["holders"]),
+    )
+
+
+def _name(subject: Subject) -> str:
+    """A name where the runner saw no model."""
+    if subject.plan is not None:
+        return subject.plan.model or "model"
+    return " ".join(subject.command or ("program",))
+
+
+def _peak(capture: Capture) -> PeakMemory:
+    """The peak of the steady step, else of what was marked, else where memory ended."""
+    outside = capture["device"]["outside_bytes"]
+    steady, error = capture["peak"], uncaught_out_of_memory(capture)
+    if steady is not None:
+        return _peak_memory(steady, outside, steady["phase"], steady["step"] or 0)
+    if error is not None:
+        allocated = error["allocated_bytes"]
+        at_error = {**error, "requested_bytes": allocated}
+        phase = error["phase"] or "setup"
+        return _peak_memory(at_error, outside, phase, error["step"] or 0)
+    if not capture["marked"]:
+        return _peak_memory(_highest(capture["setup"] or {}), outside, "setup", 0)
+    highest = max(capture["marked"], key=lambda mark: mark["peak_allocated_bytes"])
+    return _peak_memory(_highest(highest), outside, highest["name"], 0)
+
+
+def _highest(phase: Mapping[str, Any]) -> dict[str, int]:
+    """The peaks of a phase under the names of a peak."""
+    kinds = ("requested_bytes", "allocated_bytes", "reserved_bytes")
+    return {kind: phase.get(f"peak_{kind}", 0) for kind in kinds}
+
+
+def _peak_memory(
+    seen: Mapping[str, Any], outside: int, phase: str, step: int
+) -> PeakMemory:
+    return PeakMemory(
+        requested_bytes=seen["requested_bytes"],
+        allocated_bytes=seen["allocated_bytes"],
+        reserved_bytes=seen["reserved_bytes"],
+        device_bytes=seen["reserved_bytes"] + outside,
+        phase=phase,
+        step=step,
+        module=seen.get("module") or "",
+        line=seen.get("line") or "",
+    )
+
+
+def _components(capture: Capture, peak: PeakMemory) -> tuple[Components, int, int]:
+    """The components; of temporary buffers, what is unattributed and what is rounding.
+
+    They add up to the allocated peak: what no tensor accounts for is in temporary
+    buffers, so that nothing is left out.
+    """
+    error = uncaught_out_of_memory(capture)
+    known = capture["components"] or (error["components"] if error else {})
+    owned = {
+        field.name: known.get(field.name, 0)
+        for field in fields(Components)
+        if field.name != "temporary_buffers"
+    }
+    temporary = peak.allocated_bytes - sum(owned.values())
+    rounding = peak.allocated_bytes - peak.requested_bytes
+    unattributed = temporary - rounding - known.get("temporary_buffers", 0)
+    components = Components(temporary_buffers=temporary, **owned)
+    return components, max(unattributed, 0), rounding
+
+
+def _phases(steps: Sequence[Mapping[str, Any]]) -> tuple[PhaseMemory, ...]:
+    """Every phase of every step, in order."""
+    return tuple(
+        PhaseMemory(step=step["step"], **_only(PhaseMemory, phase))
+        for step in steps
+        for phase in step["phases"]
+    )
+
+
+def _holders(seen: Iterable[Mapping[str, Any]]) -> tuple[Holder, ...]:
+    return tuple(
+        Holder(
+            bytes=holder["bytes"],
+            component=holder["component"],
+            module=holder["module"] or "",
+            name=holder["name"] or "",
+            shape=None if holder["shape"] is None else tuple(holder["shape"]),
+            dtype=holder["dtype"],
+            line=holder["line"] or "",
+            count=holder["count"],
+        )
+        for holder in seen
+    )
+
+
+def _only(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a dataclass has fields for: a capture may know more."""
+    return {
+        field.name: values[field.name] for field in fields(kind) if field.name in values
+    }
+
+
+def _allocator(settings: str) -> str:
+    if settings in ("", "default"):
+        return "caching allocator, default settings"
+    return f"caching allocator, {settings}"
+
+
+def _assumptions(capture: Capture) -> list[str]:
+    """What the figures rest on, said by the runner and by the run itself."""
+    lines = list(capture["assumptions"])
+    steps, error = len(capture["steps"]), capture["out_of_memory"]
+    if not uncaught_out_of_memory(capture) and 0 < steps < STEADY_STEPS:
+        lines.append(
+            f"the program made {steps} training step{'s' * (steps > 1)}: the peak of "
+            "later ones may be higher, as optimizer states appear in the first"
+        )
+    if error is not None and error["caught"]:
+        asked = format_gib(error["asked_bytes"])
+        lines.append(
+            f"the program ran out of memory in {error['phase'] or 'setup'} of step "
+            f"{error['step'] or 0}, asking for {asked}, and went on by itself"
+        )
+    if capture["retries"]:
+        lines.append(
+            f"PyTorch gave cached memory back and asked again {capture['retries']} "
+            "times: the card is nearly full"
+        )
+    return lines
+
+
+def _unsupported(seen: Mapping[str, Any]) -> tuple[str, ...]:
+    """Operators whose result depends on values, and calls that are not played."""
+    lines = []
+    for operator in seen["operators"]:
+        line = f", {operator['line']}" if operator.get("line") else ""
+        lines.append(
+            f"{operator['name']}: what it allocates depends on values, which a virtual "
+            f"card does not compute ({_times(operator['count'])}{line})"
+        )
+    for call in seen["calls"]:
+        lines.append(
+            f"{call['name']}: a CUDA call that the virtual card does not play "
+            f"({_times(call['count'])})"
+        )
+    return tuple(lines)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

@@ -1,0 +1,115 @@
+"""What only a run shows: phases, holders, and where memory ended."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from memplan.report import Holder, MarkedPhase, OutOfMemory, PhaseMemory
+from memplan.units import format_gib
+from memplan.views.tables import figures_table, labelled
+
+INDENT = (0, 0, 0, 2)
+
+
+def phases_table(phases: Sequence[PhaseMemory]) -> RenderableType:
+    """One line a phase; those of several micro-batches are one, at their highest."""
+    table = figures_table("", "requested", "allocated", "reserved", "left allocated")
+    for name in dict.fromkeys(phase.phase for phase in phases):
+        same = [phase for phase in phases if phase.phase == name]
+        table.add_row(
+            name if len(same) == 1 else f"{name} x {len(same)}",
+            format_gib(max(phase.peak_requested_bytes or 0 for phase in same)),
+            format_gib(max(phase.peak_allocated_bytes for phase in same)),
+            format_gib(max(phase.peak_reserved_bytes or 0 for phase in same)),
+            format_gib(same[-1].end_allocated_bytes),
+        )
+    return Padding(table, INDENT)
+
+
+def marked_table(phases: Iterable[MarkedPhase]) -> RenderableType:
+    """One line for each time a marked stage was run."""
+    table = figures_table("", "requested", "allocated", "reserved", "left allocated")
+    for phase in phases:
+        table.add_row(
+            phase.name,
+            format_gib(phase.peak_requested_bytes),
+            format_gib(phase.peak_allocated_bytes),
+            format_gib(phase.peak_reserved_bytes),
+            format_gib(phase.end_allocated_bytes),
+        )
+    return Padding(table, INDENT)
+
+
+def holders_table(holders: Iterable[Holder]) -> RenderableType:
+    """Bytes, component and tensor; below it what it is and where it was made."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for holder in holders:
+        component = holder.component.replace("_", " ")
+        table.add_row(format_gib(holder.bytes), component, Text(_tensor(holder)))
+        details = [_shape(holder), holder.line]
+        if any(details):
+            table.add_row("", "", Text("  ".join(filter(None, details)), "dim"))
+    return Padding(table, INDENT)
+
+
+def _tensor(holder: Holder) -> str:
+    """`32 x layers.*.mlp.up_proj.weight`."""
+    name = ".".join(filter(None, [holder.module, holder.name])) or "(no name)"
+    return f"{holder.count} x {name}" if holder.count > 1 else name
+
+
+def _shape(holder: Holder) -> str:
+    """`bf16 [11008, 4096]`."""
+    if holder.shape is None:
+        return ""
+    return f"{holder.dtype or ''} {list(holder.shape)}".lstrip()
+
+
+def out_of_memory(error: OutOfMemory) -> RenderableType:
+    """Where it happened, what was asked for, and what there was."""
+    where = f"{error.phase} of step {error.step}" if error.step else error.phase
+    if error.module:
+        where += f", at {error.module}"
+    in_reserve = error.reserved_bytes - error.allocated_bytes
+    held = [
+        f"{format_gib(size_bytes)} {name.replace('_', ' ')}"
+        for name, size_bytes in asdict(error.components).items()
+        if size_bytes
+    ]
+    return labelled(
+        ("Where", [where, *filter(None, [error.line])]),
+        ("Asked", [format_gib(error.asked_bytes)]),
+        (
+            "Free",
+            [
+                f"{format_gib(error.free_bytes)} on the card, and "
+                f"{format_gib(in_reserve)} reserved but in no piece large enough"
+            ],
+        ),
+        ("Held", [", ".join(held)] if held else [format_gib(error.allocated_bytes)]),
+    )
+
+
+def would_fit(error: OutOfMemory) -> RenderableType:
+    """What the run needs, and each single change with which it would have fitted."""
+    need = Text("What it needs is not known: it does not run on a larger card either.")
+    if error.needed_bytes is not None:
+        need = Text(f"It needs {format_gib(error.needed_bytes)} on the card.")
+    if not error.remedies:
+        return Group(need, Text("No single change that was tried makes it fit."))
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    for remedy in error.remedies:
+        size = format_gib(remedy.device_bytes)
+        table.add_row(Text(remedy.change), size, remedy.basis)
+    title = Text("Each of these alone would make it fit:")
+    return Group(need, title, Padding(table, INDENT))
