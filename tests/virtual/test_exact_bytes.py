@@ -14,8 +14,8 @@ PROGRAM = Path(__file__).parent / "byte_counts.py"
 PRECISIONS = ("fp32", "bf16", "autocast")
 
 # The sizes of byte_counts.py: batch B of sequences of L tokens, T in all; width D, H
-# heads, width F of the gated feed-forward, N blocks, vocabulary V; K classes; P pictures
-# of side S, C channels; R the rank of the adapters.
+# heads, width F of the gated feed-forward, N blocks, vocabulary V; K classes; P
+# pictures of side S, C channels; R the rank of the adapters.
 B, L, D, H, F, N, V = 4, 512, 512, 8, 1376, 4, 32000
 T = B * L
 K, P, S, C, R = 1000, 16, 64, 64, 16
