@@ -1,6 +1,9 @@
 """`memplan gpus`, `memplan models`, `memplan env`: what is known here."""
 
 from dataclasses import asdict
+from typing import Annotated
+
+import typer
 
 from memplan.cli.output import (
     Format,
@@ -50,18 +53,30 @@ def models(
 
 
 def env(
-    output_format: FormatOption = Format.HUMAN, wants_json: JsonOption = False
+    output_format: FormatOption = Format.HUMAN,
+    wants_json: JsonOption = False,
+    python: Annotated[
+        str | None,
+        typer.Option(
+            "--python",
+            metavar="PATH",
+            help="The interpreter that will train, where it is not memplan's own.",
+        ),
+    ] = None,
 ) -> None:
-    """Print the versions that decide memplan's figures, for a bug report."""
-    facts = _environment()
+    """Print versions, and what of this machine can rehearse. Runs no torch."""
+    from memplan.views.environment import as_data, as_text
+    from memplan.virtual import check
+
+    versions, support = _versions(), check(python)
     if chosen(output_format, wants_json) is Format.JSON:
-        emit(as_json(facts))
-        return
-    width = max(len(name) for name in facts)
-    emit("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))
+        emit(as_json(as_data(versions, support)))
+    else:
+        emit(as_text(versions, support))
 
 
-def _environment() -> dict[str, str]:
+def _versions() -> dict[str, str]:
+    """Those that decide memplan's figures, for a bug report."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

@@ -7,6 +7,7 @@ lets go of it, and what it had begun is removed by the next that builds.
 """
 
 import atexit
+import errno
 import fcntl
 import hashlib
 import json
@@ -78,6 +79,15 @@ def keep(key: str, make: Callable[[Path], None]) -> Kept:
     return _temporary(cache, why, make)
 
 
+def problem_of(cache: Path) -> str | None:
+    """Why libraries cannot be kept in `cache`, as far as can be told beforehand."""
+    try:
+        _refuse_unusable(cache)
+    except OSError as error:
+        return error.strerror
+    return None
+
+
 def _temporary(cache: Path, why: str, make: Callable[[Path], None]) -> Kept:
     try:
         base = Path(tempfile.mkdtemp(prefix="memplan-"))
@@ -100,12 +110,16 @@ def _temporary(cache: Path, why: str, make: Callable[[Path], None]) -> Kept:
 
 
 def _refuse_unusable(folder: Path) -> None:
-    """Raise OSError for what a preloaded library can never be loaded from."""
+    """Raise OSError where no library can be kept, or none be preloaded from."""
     if any(character in ": \t\n" for character in str(folder)):
-        raise OSError(0, "LD_PRELOAD takes no spaces and no colons")
+        raise OSError(errno.EINVAL, "LD_PRELOAD takes no spaces and no colons")
     there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise OSError(errno.ENOTDIR, f"{there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, f"{there} cannot be written")
     if os.statvfs(there).f_flag & os.ST_NOEXEC:
-        raise OSError(0, "it is mounted noexec")
+        raise OSError(errno.EACCES, f"{there} is mounted noexec")
 
 
 def _made(base: Path, make: Callable[[Path], None]) -> Path:

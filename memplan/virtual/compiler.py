@@ -60,7 +60,9 @@ class Compiler:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
         if any(text in line for line in lines for text in NO_ROOM):
             raise OSError(errno.ENOSPC, NO_ROOM[0], str(folder))
-        raise self._failed(lines[-1] if lines else f"exit code {done.returncode}")
+        raise self._failed(
+            lines[-1].rstrip(".") if lines else f"exit {done.returncode}"
+        )
 
     def _failed(self, said: str) -> VirtualDeviceError:
         return VirtualDeviceError(

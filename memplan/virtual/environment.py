@@ -1,4 +1,4 @@
-"""The environment in which a program finds a virtual card, and what that takes.
+"""The environment in which a program finds a virtual card.
 
 Nothing here imports torch: it is the program's, in an interpreter of its own.
 """
@@ -9,18 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from memplan.errors import MemplanError
 from memplan.hardware import Gpu, custom_gpu
-from memplan.virtual.build import built, is_built
-from memplan.virtual.cache import cache_folder
+from memplan.virtual.build import built
 from memplan.virtual.card import COPY_LIMIT_BYTES, describe
-from memplan.virtual.compiler import find_compiler
 from memplan.virtual.wheels import TorchBuild, find_torch
 
 SMI = Path(__file__).parent / "smi.py"
-FIRST_CUDNN_WITHOUT_A_DEVICE = (9, 8)
-"""Its heuristics take a description of the card in place of one from here on (release
-notes of cuDNN 9.8)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,49 +83,3 @@ def virtual_environment(
 
 def _joined(*parts: str | None) -> str:
     return os.pathsep.join(part for part in parts if part)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Support:
-    """What this machine has of what rehearsing needs; None where it is not there."""
-
-    build: TorchBuild | None
-    compiler: str | None
-    cache: Path
-    is_built: bool
-    """Whether the device for this torch is in the cache."""
-
-    errors: tuple[MemplanError, ...]
-    """Why rehearsing is not possible; empty where it is."""
-
-    @property
-    def has_cudnn_heuristics(self) -> bool:
-        """Whether cuDNN can tell the workspaces of convolutions without a card."""
-        version = self.build.real("libcudnn").version if self.build else None
-        if version is None:
-            return False
-        major, minor = (int(part) for part in version.split(".")[:2])
-        return (major, minor) >= FIRST_CUDNN_WITHOUT_A_DEVICE
-
-
-def check(python: str | None = None) -> Support:
-    """What rehearsing with the torch of `python` would find here. Builds nothing."""
-    errors: list[MemplanError] = []
-    build, compiler, ready = None, None, False
-    try:
-        build = find_torch(python)
-        ready = is_built(build)
-    except MemplanError as error:
-        errors.append(error)
-    try:
-        compiler = find_compiler().name
-    except MemplanError as error:
-        if not ready:
-            errors.append(error)
-    return Support(
-        build=build,
-        compiler=compiler,
-        cache=cache_folder(),
-        is_built=ready,
-        errors=tuple(errors),
-    )

@@ -169,7 +169,7 @@ def _ask(interpreter: str) -> _Facts:
         raise _no_interpreter(interpreter, "it does not answer") from error
     except (ValueError, IndexError, TypeError) as error:
         said = done.stderr.strip().splitlines() or ["it does not answer as one"]
-        raise _no_interpreter(interpreter, said[-1]) from error
+        raise _no_interpreter(interpreter, said[-1].rstrip(".")) from error
 
 
 def _no_interpreter(name: str, why: str) -> VirtualDeviceError:
