@@ -68,9 +68,10 @@ def keep(key: str, make: Callable[[Path], None]) -> Kept:
     try:
         _refuse_unusable(cache)
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _lock(cache):
+        with _lock(cache) as is_ours_alone:
             if not is_intact(folder):
-                _remove_unfinished(cache)
+                # With the lock nobody else builds: what is unfinished is forsaken.
+                _remove_unfinished(cache, older_than_s=0 if is_ours_alone else KEPT_S)
                 _publish(_made(cache, make), folder)
                 _remove_old(cache, folder)
         return Kept(folder)
@@ -141,27 +142,34 @@ def _publish(made: Path, folder: Path) -> None:
     try:
         os.rename(made, folder)
     except OSError:
-        # Where locks do not work, another process may have been first.
-        if not is_intact(folder):
-            os.rename(folder, made.with_name(f"{made.name}.damaged"))
-            os.rename(made, folder)
-        _remove_unfinished(folder.parent)
+        if is_intact(folder):  # without locks another process may have been first
+            shutil.rmtree(made, ignore_errors=True)
+            return
+        damaged = made.with_name(f"{made.name}-damaged")
+        os.rename(folder, damaged)
+        os.rename(made, folder)
+        shutil.rmtree(damaged, ignore_errors=True)
 
 
 @contextmanager
-def _lock(cache: Path) -> Iterator[None]:
-    """Hold the cache until the block, or the process, has ended."""
+def _lock(cache: Path) -> Iterator[bool]:
+    """Hold the cache until the block, or the process, has ended.
+
+    False where its file system has no locks: there each builds, and the first wins.
+    """
     with (cache / ".lock").open("a") as file:
-        # Without locks on its file system each builds, and the first to end wins.
-        with suppress(OSError):
+        try:
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        except OSError:
+            yield False
+        else:
+            yield True
 
 
-def _remove_unfinished(cache: Path) -> None:
-    """Under the lock nobody else builds, so what is unfinished is forsaken."""
+def _remove_unfinished(cache: Path, older_than_s: float) -> None:
     for path in cache.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(path, ignore_errors=True)
+        if time.time() - path.stat().st_mtime >= older_than_s:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove_old(cache: Path, current: Path) -> None:
