@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memplan.virtual.compiler import Compiler, find_compiler
-from memplan.virtual.defaults import classify
+from memplan.virtual.defaults import Default, classify
 from memplan.virtual.exports import Exports, driver_functions, exports_of
 from memplan.virtual.libraries import CORE, Library
 from memplan.virtual.wheels import RealLibrary, TorchBuild
@@ -116,16 +116,54 @@ def _exports(build: TorchBuild, real: RealLibrary) -> Exports:
 
 def _defaults(library: str, functions: Iterable[str]) -> str:
     """C for the functions that nobody wrote by hand."""
-    return "\n".join(
-        [
-            f"/* Generated: what of {library} is not written by hand. */",
-            "long vd_default(const char *function, int compute);",
-            "#define DEFAULT(function, compute) \\",
-            "  __attribute__((weak)) long function(void) \\",
-            "  { return vd_default(#function, compute); }",
-            *(f"DEFAULT({name}, {int(classify(library, name))})" for name in functions),
-            "",
-        ]
+    title = f"/* Generated: what of {library} is not written by hand. */"
+    definitions = (_default(name, classify(library, name)) for name in functions)
+    return "\n".join([title, DEFAULTS, *definitions, ""])
+
+
+DEFAULTS = """#include <stdlib.h>
+#include <string.h>
+
+long vd_default(const char *function, int compute);
+
+/* Longer than any handle that a program may look into. */
+#define OBJECT_BYTES 1024
+#define WEAK __attribute__((weak))
+#define COMPUTE(function) \\
+  WEAK long function(void) { return vd_default(#function, 1); }
+#define UNSUPPORTED(function) \\
+  WEAK long function(void) { return vd_default(#function, 0); }
+#define CREATE(function) \\
+  WEAK long function(void **object) { \\
+    *object = calloc(1, OBJECT_BYTES); \\
+    return vd_default(#function, 1); \\
+  }
+#define DESTROY(function) \\
+  WEAK long function(void *object) { \\
+    free(object); \\
+    return vd_default(#function, 1); \\
+  }
+"""
+
+
+def _default(function: str, default: Default) -> str:
+    """One definition.
+
+    Arguments are declared as pointers up to the last that is answered: whole numbers
+    take the places of pointers in the calling conventions of x86-64 and aarch64, and
+    floating ones take none.
+    """
+    if not default.zeros:
+        return f"{default.kind.name}({function})"
+    last = max(position for position, _ in default.zeros)
+    parameters = ", ".join(f"void *a{number}" for number in range(1, last + 1))
+    answers = "".join(
+        f"  if (a{position})\n    memset(a{position}, 0, {num_bytes});\n"
+        for position, num_bytes in default.zeros
+    )
+    return (
+        f"WEAK long {function}({parameters})\n{{\n{answers}"
+        f'  return vd_default("{function}", 0);\n}}'
     )
 
 
