@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from memplan.runner import marks, summary
+from memplan.runner import collectives, marks, summary, world
 from memplan.runner.capture import STOPPED, Capture
 from memplan.runner.counters import Counters
 from memplan.runner.phases import Timeline
@@ -14,6 +14,10 @@ from memplan.runner.stop import Stop
 
 def install(settings: Settings) -> None:
     """See the whole program, from here to its end."""
+    if settings.rank is not None and settings.world_size is not None:
+        world.install(settings.rank, settings.world_size)
+    if settings.virtual:
+        collectives.install()
     counters = Counters()
     timeline = Timeline(counters.take)
     stop = Stop(timeline, settings.steps, lambda: capture.write(STOPPED))

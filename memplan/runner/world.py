@@ -1,0 +1,130 @@
+"""One process as rank r of W: its peers are not there, and nobody waits for them.
+
+    launcher    torchrun and accelerate start one process on one machine
+    place       RANK, WORLD_SIZE and the rest say what they would say to that rank
+    meeting     init_process_group meets at a store that answers for every peer
+    gloo        which needs its peers, gives way to PyTorch's fake process group
+    objects     an object that another rank would send is what this rank has itself
+
+NCCL groups are the real ones, over the virtual card's NCCL. The rest of the program,
+DDP, FSDP, DTensor, DeepSpeed, is not touched.
+"""
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+import torch.distributed as dist
+
+from memplan.runner.imports import after_import
+from memplan.runner.peers import AnsweringStore, PeerlessGloo
+
+DEVICES_OF_A_NODE = 8
+"""Ranks on one machine, as launchers number them."""
+SCHEMES = ("env", "tcp", "file")
+"""Of `init_method`; a program waits for its peers in each of them."""
+LAUNCHER = "torch.distributed.run"
+
+
+def place(rank: int, world_size: int) -> dict[str, str]:
+    """What a launcher tells a rank of itself."""
+    node_size = min(DEVICES_OF_A_NODE, world_size)
+    return {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_RANK": str(rank % node_size),
+        "LOCAL_WORLD_SIZE": str(node_size),
+        "GROUP_RANK": str(rank // node_size),
+        "GROUP_WORLD_SIZE": str(-(-world_size // node_size)),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29500",
+    }
+
+
+def install(rank: int, world_size: int) -> None:
+    """Let this process be that rank, from the import of PyTorch on."""
+    os.environ.update(place(rank, world_size))
+    # Else a thread of NCCL's asks the store, a Python object, for other ranks' errors,
+    # until after Python's end.
+    os.environ["TORCH_NCCL_DUMP_ON_TIMEOUT"] = "0"
+    after_import(LAUNCHER, _start_one_process)
+    if dist.is_available():
+        _meet_nobody(rank, world_size)
+        _need_no_peers()
+
+
+def _start_one_process() -> None:
+    """Whatever a launcher is told, it starts this one rank, here."""
+    launcher: Any = import_module(LAUNCHER)
+    run = launcher.run
+
+    @functools.wraps(run)
+    def run_one(args: Any) -> None:
+        args.nnodes = args.nproc_per_node = "1"
+        args.node_rank = 0
+        args.standalone = True
+        run(args)
+
+    launcher.run = run_one
+
+
+def _meet_nobody(rank: int, world_size: int) -> None:
+    """init_process_group finds a store, wherever it was going to look for one."""
+    store = AnsweringStore(world_size)
+
+    def rendezvous(url: str, **_: Any) -> Iterator[tuple[AnsweringStore, int, int]]:
+        """A rank and a world size that the program names by itself count."""
+        named = parse_qs(urlparse(url).query)
+        yield (
+            store,
+            int(named.get("rank", [rank])[0]),
+            int(named.get("world_size", [world_size])[0]),
+        )
+
+    handlers = import_module("torch.distributed.rendezvous")._rendezvous_handlers
+    handlers.update(dict.fromkeys(SCHEMES, rendezvous))
+
+
+def _need_no_peers() -> None:
+    """Replace what cannot work alone, under each name it is known by."""
+    c10d: Any = dist.distributed_c10d
+    c10d.ProcessGroupGloo = PeerlessGloo
+    replaced: dict[str, Callable[[Any], Any]] = {
+        "broadcast_object_list": _only_as_source,
+        "scatter_object_list": _only_as_source,
+        "monitored_barrier": _nothing_to_wait_for,
+    }
+    for name, replacement in replaced.items():
+        alone = replacement(getattr(c10d, name))
+        for module in (c10d, dist):
+            setattr(module, name, alone)
+
+
+def _only_as_source(original: Callable[..., None]) -> Callable[..., None]:
+    """An object comes from this rank itself, or stays what it is."""
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def from_source(*args: Any, **kwargs: Any) -> None:
+        given = signature.bind(*args, **kwargs).arguments
+        group = given.get("group") or dist.group.WORLD
+        if given.get("group_src") is not None:
+            is_source = dist.get_rank(group) == given["group_src"]
+        else:
+            is_source = dist.get_rank() == (given.get("src") or 0)
+        if is_source:
+            original(*args, **kwargs)
+
+    return from_source
+
+
+def _nothing_to_wait_for(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def barrier(*args: Any, **kwargs: Any) -> None:
+        """Every peer is as far as this rank is."""
+
+    return barrier
