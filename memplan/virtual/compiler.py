@@ -60,9 +60,10 @@ class Compiler:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
         if any(text in line for line in lines for text in NO_ROOM):
             raise OSError(errno.ENOSPC, NO_ROOM[0], str(folder))
-        raise self._failed(
-            lines[-1].rstrip(".") if lines else f"exit {done.returncode}"
-        )
+        # Compilers end with a drawing of the line, or with a count of errors.
+        errors = [line for line in lines if "error:" in line]
+        said = (errors[:1] or lines[-1:] or [f"exit {done.returncode}"])[0]
+        raise self._failed(said.strip().rstrip("."))
 
     def _failed(self, said: str) -> VirtualDeviceError:
         return VirtualDeviceError(

@@ -66,15 +66,22 @@ def test_no_compiler_names_two_ways_to_one(tools, monkeypatch):
     assert 'pip install "memplan[virtual]"' in caught.value.hint
 
 
-def test_a_failing_compiler_is_quoted_by_its_last_line(tools, tmp_path):
-    failing = Compiler(
-        (tools("cc", "echo a.c:1: bad >&2; echo it ended. >&2; exit 1"),)
-    )
+@pytest.mark.parametrize(
+    ("printed", "quoted"),
+    [
+        (
+            "a.c:1: note\na.c:2: error: no such type\n  int\n  ^~~",
+            "error: no such type",
+        ),
+        ("cc: it ended.", "virtual device: cc: it ended."),
+    ],
+)
+def test_a_failing_compiler_is_quoted(tools, tmp_path, printed, quoted):
+    failing = Compiler((tools("cc", f"printf {printed!r} >&2; exit 1"),))
     with pytest.raises(VirtualDeviceError) as caught:
         failing.run(["a.c"], tmp_path)
-    assert caught.value.message.endswith(
-        "could not build the virtual device: it ended."
-    )
+    assert quoted in caught.value.message
+    assert "\n" not in caught.value.message
     assert "CC=" in caught.value.hint
 
 
