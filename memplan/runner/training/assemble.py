@@ -13,7 +13,7 @@ from memplan.runner.training.attention import implementation
 from memplan.runner.training.batch import make_batch
 from memplan.runner.training.checkpointing import enable_checkpointing
 from memplan.runner.training.ema import Averages
-from memplan.runner.training.model import build_model
+from memplan.runner.training.model import build_model, set_ties
 from memplan.runner.training.optimizer import keep_embeddings_in_32bit, recipe_of
 from memplan.runner.training.parallel import (
     deepspeed_precision,
@@ -68,6 +68,7 @@ def build(plan: TrainingPlan, model: Model, device: torch.device) -> nn.Module:
         module = build_model(
             model, trained if trains_all else frozen, implementation(plan)
         )
+    set_ties(model, module)
     if plan.quantization != "none":
         quantize(plan, model, module, device)
     if is_built_empty(plan) and strategy_of(plan) != "fsdp2":
@@ -106,7 +107,9 @@ def wrap(
     else:
         wrapped = accelerator.prepare_model(module)
     optimizer = make_optimizer(plan, recipe, trained_parameters(wrapped))
-    return wrapped, accelerator.prepare_optimizer(optimizer)
+    # A ZeroRedundancyOptimizer would have to gather its states to place them.
+    places_states = strategy_of(plan) != "zero_redundancy"
+    return wrapped, accelerator.prepare_optimizer(optimizer, places_states)
 
 
 def _where(plan: TrainingPlan, device: torch.device) -> AbstractContextManager[object]:

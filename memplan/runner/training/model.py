@@ -39,17 +39,15 @@ def build_model(model: Model, dtype: torch.dtype, attention: str | None) -> nn.M
     `attention` is transformers' name of an implementation; None is the model's own.
     """
     module = own_module(model)
+    built: nn.Module
     if module is not None:
-        own: nn.Module = module.build(model.config, dtype, attention)
-        return own.train()
-    import transformers
+        built = module.build(model.config, dtype, attention)
+    else:
+        import transformers
 
-    config = build_config(model)
-    cls = getattr(transformers, _class_name(model))
-    wanted = {} if attention is None else {"attn_implementation": attention}
-    built: nn.Module = cls._from_config(config, dtype=dtype, **wanted)
-    if not model.source.get("tie_word_embeddings", True):
-        untie(built)
+        cls = getattr(transformers, _class_name(model))
+        wanted = {} if attention is None else {"attn_implementation": attention}
+        built = cls._from_config(build_config(model), dtype=dtype, **wanted)
     return built.train()
 
 
@@ -82,12 +80,22 @@ def complete(config: Any) -> None:
         config.image_token_id = config.get_text_config().vocab_size - 1
 
 
-def untie(model: nn.Module) -> None:
-    """Give the head a table of its own, as a checkpoint with two tables has it.
+def set_ties(model: Model, module: nn.Module) -> None:
+    """Let head and table be one or two, as the configuration says.
 
-    T5's class ties them in any model made from its configuration alone.
+    What was built empty has lost its ties. And T5's class ties both in any model made
+    from its configuration alone, also where a checkpoint has two tables.
     """
-    owner: Any = getattr(model, "language_model", model)
+    tie: Any = getattr(module, "tie_weights", None)
+    if tie is not None:
+        tie()
+    language = model.source.get("text_config", model.source)
+    if not language.get("tie_word_embeddings", True):
+        _untie(module)
+
+
+def _untie(module: nn.Module) -> None:
+    owner: Any = getattr(module, "language_model", module)
     head, table = owner.get_output_embeddings(), owner.get_input_embeddings()
     if head.weight is table.weight:
         head.weight = nn.Parameter(torch.empty_like(table.weight).copy_(table.weight))

@@ -47,6 +47,7 @@ def train_micro_batch(run: Run) -> None:
     with accelerator.accumulate(run.model):
         run.loss = run.model(**run.batch).loss
         accelerator.backward(run.loss)
+        run.loss = run.loss.detach()  # what is left of the graph may go
         if accelerator.sync_gradients and run.max_grad_norm:
             accelerator.clip_grad_norm_(run.trained, run.max_grad_norm)
         run.optimizer.step()

@@ -29,15 +29,14 @@ def materialise(module: nn.Module, device: torch.device) -> None:
 
     Shards of FSDP2 are made as shards: the whole parameter never exists.
     """
-    made = {
-        name: initial_value(name, parameter, device)
-        for name, parameter in module.named_parameters()
-        if parameter.is_meta
-    }
-    module.load_state_dict(made, strict=False, assign=True)
-    tie: Any = getattr(module, "tie_weights", None)
-    if tie is not None:
-        tie()
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    named = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if parameter.is_meta:
+            if parameter not in made:
+                made[parameter] = initial_value(name, parameter, device)
+            named[name] = made[parameter]
+    module.load_state_dict(named, strict=False, assign=True)
 
 
 @torch.no_grad()

@@ -10,12 +10,14 @@ from memplan.models.catalogue import preset_names, read_preset
 torch = pytest.importorskip("torch", reason="building a model needs torch")
 pytest.importorskip("transformers", reason="the models are those of transformers")
 
-from memplan.runner.training.model import build_config, build_model  # noqa: E402
+from memplan.runner.training.model import build_config, build_model, set_ties  # noqa: E402
 
 
 def on_meta(model):
     with torch.device("meta"):
-        return build_model(model, torch.float32, None)
+        built = build_model(model, torch.float32, None)
+    set_ties(model, built)
+    return built
 
 
 @pytest.mark.parametrize("name", preset_names())
