@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memplan.virtual.compiler import Compiler, find_compiler
-from memplan.virtual.defaults import Default, classify
+from memplan.virtual.defaults import Default, Kind, classify
 from memplan.virtual.exports import Exports, driver_functions, exports_of
 from memplan.virtual.libraries import CORE, Library
 from memplan.virtual.wheels import RealLibrary, TorchBuild
@@ -101,6 +101,7 @@ def _link(
     arguments += part.objects
     arguments += [*map(str, needed), "-ldl", "-lm", f"-Wl,-soname,{soname}"]
     arguments += [f"-Wl,--version-script={part.version_script}", "-Wl,-rpath,$ORIGIN"]
+    arguments += ["-Wl,-z,defs"]  # fail here, not in the program
     compiler.run(arguments, work)
 
 
@@ -122,9 +123,9 @@ def _defaults(library: str, functions: Iterable[str]) -> str:
 
 
 DEFAULTS = """#include <stdlib.h>
-#include <string.h>
 
 long vd_default(const char *function, int compute);
+void vd_fill(void *to, int byte, size_t bytes); /* on the host or the device */
 
 /* Longer than any handle that a program may look into. */
 #define OBJECT_BYTES 1024
@@ -158,12 +159,13 @@ def _default(function: str, default: Default) -> str:
     last = max(position for position, _ in default.zeros)
     parameters = ", ".join(f"void *a{number}" for number in range(1, last + 1))
     answers = "".join(
-        f"  if (a{position})\n    memset(a{position}, 0, {num_bytes});\n"
+        f"  if (a{position})\n    vd_fill(a{position}, 0, {num_bytes});\n"
         for position, num_bytes in default.zeros
     )
+    compute = int(default.kind is Kind.COMPUTE)
     return (
         f"WEAK long {function}({parameters})\n{{\n{answers}"
-        f'  return vd_default("{function}", 0);\n}}'
+        f'  return vd_default("{function}", {compute});\n}}'
     )
 
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "device.h"
+#include "versions.h"
 
 #ifndef VD_CUBLAS_VERSION
 #define VD_CUBLAS_VERSION 0
@@ -26,12 +27,6 @@ enum { /* cublasStatus_t */
        CUBLAS_STATUS_NOT_SUPPORTED = 15,
        CUBLAS_STATUS_LICENSE_ERROR = 16
 };
-
-enum {
-  MAJOR_VERSION = 0,
-  MINOR_VERSION = 1,
-  PATCH_LEVEL = 2
-}; /* libraryPropertyType */
 
 typedef struct {
   void *stream;
@@ -130,22 +125,10 @@ VD_EXPORT size_t cublasGetCudartVersion(void)
   return VD_RUNTIME_VERSION;
 }
 
-/* 13.1.1 is the number 130101 */
 VD_EXPORT int cublasGetProperty(int property, int *value)
 {
-  switch (property) {
-  case MAJOR_VERSION:
-    *value = VD_CUBLAS_VERSION / 10000;
-    return CUBLAS_STATUS_SUCCESS;
-  case MINOR_VERSION:
-    *value = VD_CUBLAS_VERSION / 100 % 100;
-    return CUBLAS_STATUS_SUCCESS;
-  case PATCH_LEVEL:
-    *value = VD_CUBLAS_VERSION % 100;
-    return CUBLAS_STATUS_SUCCESS;
-  default:
-    return CUBLAS_STATUS_INVALID_VALUE;
-  }
+  int known = version_part(VD_CUBLAS_VERSION, 10000, property, value);
+  return known ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
 }
 
 /* ---- messages ---- */

@@ -1,5 +1,6 @@
 /* cuDNN's handles, versions and messages (cudnn_graph.h). */
 #include "cudnn.h"
+#include "versions.h"
 
 #include <stdlib.h>
 
@@ -10,12 +11,6 @@
 #ifndef VD_RUNTIME_VERSION
 #define VD_RUNTIME_VERSION 0
 #endif
-
-enum {
-  MAJOR_VERSION = 0,
-  MINOR_VERSION = 1,
-  PATCH_LEVEL = 2
-}; /* libraryPropertyType */
 
 typedef struct {
   void *stream;
@@ -59,23 +54,10 @@ VD_EXPORT size_t cudnnGetCudartVersion(void)
   return VD_RUNTIME_VERSION;
 }
 
-/* major, minor and patch level make the version 9.24.1 the number 92401 */
 VD_EXPORT int cudnnGetProperty(int property, int *value)
 {
-  int version = (int)cudnnGetVersion();
-  switch (property) {
-  case MAJOR_VERSION:
-    *value = version / 10000;
-    return CUDNN_STATUS_SUCCESS;
-  case MINOR_VERSION:
-    *value = version / 100 % 100;
-    return CUDNN_STATUS_SUCCESS;
-  case PATCH_LEVEL:
-    *value = version % 100;
-    return CUDNN_STATUS_SUCCESS;
-  default:
-    return CUDNN_STATUS_BAD_PARAM;
-  }
+  int known = version_part((int)cudnnGetVersion(), 10000, property, value);
+  return known ? CUDNN_STATUS_SUCCESS : CUDNN_STATUS_BAD_PARAM;
 }
 
 /* ---- messages: the real library made the errors, so it explains them ---- */
