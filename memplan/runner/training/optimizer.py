@@ -76,6 +76,36 @@ def recipe_of(name: str) -> Recipe:
     return Recipe(build=TORCH_CLASSES[optimizer.algorithm], arguments=arguments)
 
 
+class MasterWeights(torch.optim.Optimizer):
+    """Updates fp32 copies of low-precision weights, and copies them back.
+
+    As apex's O2 and Megatron's Float16Optimizer do; the loss is not scaled here, which
+    changes no memory.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        make: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+    ) -> None:
+        self.low = list(parameters)
+        self.masters = [
+            nn.Parameter(p.detach().to(torch.float32, copy=True)) for p in self.low
+        ]
+        self.inner = make(self.masters)
+        super().__init__(self.low, {})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step on fp32 copies of the gradients."""
+        for low, master in zip(self.low, self.masters, strict=True):
+            master.grad = None if low.grad is None else low.grad.to(torch.float32)
+        self.inner.step()
+        self.inner.zero_grad()
+        for low, master in zip(self.low, self.masters, strict=True):
+            low.copy_(master)
+
+
 def keep_embeddings_in_32bit(name: str, model: nn.Module) -> None:
     """8-bit states of embeddings stay in fp32, as the Trainer sets bitsandbytes up."""
     if find_optimizer(name).implementation != "8bit":

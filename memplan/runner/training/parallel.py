@@ -5,6 +5,8 @@ this process is, comes from the environment, as torchrun and accelerate leave it
 """
 
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,7 +14,7 @@ from torch import nn
 
 from memplan.errors import PlanError
 from memplan.plan import TrainingPlan
-from memplan.runner.training.optimizer import Recipe
+from memplan.runner.training.optimizer import MasterWeights, Recipe
 from memplan.runner.training.precision import mixed_precision
 
 if TYPE_CHECKING:
@@ -76,8 +78,17 @@ def make_optimizer(
     plan: TrainingPlan, recipe: Recipe, parameters: list[nn.Parameter]
 ) -> torch.optim.Optimizer:
     """The optimizer over this rank's parameters, or over its share of them."""
-    if strategy_of(plan) != "zero_redundancy":
-        return recipe(parameters)
+    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer] = recipe
+    if strategy_of(plan) == "zero_redundancy":
+        make = partial(_zero_redundancy, recipe)
+    if plan.precision == "fp16-master":
+        return MasterWeights(parameters, make)
+    return make(parameters)
+
+
+def _zero_redundancy(
+    recipe: Recipe, parameters: list[nn.Parameter]
+) -> torch.optim.Optimizer:
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
     return ZeroRedundancyOptimizer(
