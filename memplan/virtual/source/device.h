@@ -74,9 +74,24 @@ VD_EXPORT void vd_forget_freed(const void *start);
 /* ---- kernels: they do nothing; a handle is a CUkernel, CUfunction or cudaKernel_t ---- */
 typedef struct vd_kernel vd_kernel;
 VD_EXPORT vd_kernel *vd_new_kernel(const char *name);
+typedef struct { /* cudaLaunchAttribute and CUlaunchAttribute */
+  int id;
+  char padding[4];
+  union {
+    char bytes[64];
+    unsigned cluster[3];
+  } value;
+} vd_launch_attribute;
+typedef struct {
+  unsigned grid[3], block[3];
+  size_t shared_bytes;
+  void *stream;
+  const vd_launch_attribute *attributes;
+  unsigned num_attributes;
+} vd_launch_config;
 /* Checks a launch as a card does; returns the CUDA error, 0: accepted. */
-VD_EXPORT int vd_launch(vd_kernel *kernel, const unsigned grid[3],
-                        const unsigned block[3], size_t shared_bytes, void *stream);
+VD_EXPORT int vd_launch(vd_kernel *kernel, const vd_launch_config *config);
+VD_EXPORT int vd_active_clusters(const vd_launch_config *config);
 VD_EXPORT int vd_kernel_attribute(const vd_kernel *kernel, int attribute);
 VD_EXPORT int vd_set_kernel_attribute(vd_kernel *kernel, int attribute, int value);
 VD_EXPORT int vd_occupancy(int threads_per_block, size_t shared_bytes);
