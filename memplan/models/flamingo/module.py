@@ -280,13 +280,8 @@ def _clip_fields(tower: VisionConfig) -> dict[str, Any]:
 
 
 def _nfnet(config: NfnetConfig) -> nn.Module:
-    try:
-        import timm
-    except ImportError as error:
-        raise PlanError(
-            "The NFNet that sees for this Flamingo is timm's, which is not installed.",
-            hint="pip install timm.",
-        ) from error
+    import timm
+
     tower: nn.Module = timm.create_model(
         f"dm_nfnet_{config.variant.lower()}", num_classes=0, global_pool=""
     )

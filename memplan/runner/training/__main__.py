@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memplan.errors import MemplanError, PlanError
-from memplan.models import find_model
 from memplan.plan import TrainingPlan
+from memplan.runner.training.refusals import check
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,29 +48,30 @@ def read_plan(file: Path) -> TrainingPlan:
 
 
 def run(plan: TrainingPlan, steps: int) -> None:
-    """Check the plan, then build and train.
+    """Check the plan, then build the model and train or generate.
 
     Raises:
-        MemplanError: the plan cannot be trained here.
+        MemplanError: the plan cannot be run here.
     """
-    from memplan.runner.training.refusals import check_model, check_plan
+    model = check(plan)
 
-    check_plan(plan)
-    assert plan.model is not None
-    model = find_model(plan.model, plan.revision)
-    check_model(plan, model)
-
-    from memplan.runner.training.assemble import assemble
+    from memplan.runner.training.assemble import assemble, build
     from memplan.runner.training.attention import attention_kernel
-    from memplan.runner.training.parallel import check_world
+    from memplan.runner.training.generate import generate
+    from memplan.runner.training.parallel import check_world, make_accelerator
     from memplan.runner.training.precision import set_matmul_precision
     from memplan.runner.training.step import train
 
     check_world(plan)
     set_matmul_precision(plan)
-    assembled = assemble(plan, model)
+    accelerator = make_accelerator(plan)
+    module = build(plan, model, accelerator.device)
     with attention_kernel(plan):
-        train(assembled, steps, plan.gradient_accumulation_steps)
+        if plan.workload == "generate":
+            generate(plan, model, module, accelerator.device)
+        else:
+            ready = assemble(plan, model, accelerator, module)
+            train(ready, steps, plan.gradient_accumulation_steps)
 
 
 if __name__ == "__main__":

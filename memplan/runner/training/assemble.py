@@ -17,7 +17,6 @@ from memplan.runner.training.model import build_model, set_ties
 from memplan.runner.training.optimizer import keep_embeddings_in_32bit, recipe_of
 from memplan.runner.training.parallel import (
     deepspeed_precision,
-    make_accelerator,
     make_optimizer,
     strategy_of,
 )
@@ -36,15 +35,14 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def assemble(plan: TrainingPlan, model: Model) -> Run:
-    """Build, shard and wrap the model; make its optimizer and its batch."""
-    accelerator = make_accelerator(plan)
-    device = accelerator.device
-    module = build(plan, model, device)
+def assemble(
+    plan: TrainingPlan, model: Model, accelerator: "Accelerator", module: nn.Module
+) -> Run:
+    """Shard and wrap the model; make its optimizer and its batch."""
     keep_embeddings_in_32bit(plan.optim, module)
     wrapped, optimizer = wrap(plan, accelerator, module)
     trained = trained_parameters(wrapped)
-    with device:
+    with accelerator.device:
         batch = make_batch(plan, model, module, stored_dtype(plan))
     return Run(
         accelerator=accelerator,

@@ -31,8 +31,10 @@ def make_batch(
     if own is not None:
         made: Tensors = own.make_batch(model.config, batch, dtype)
         return made
-    names = set(inspect.signature(type(module).forward).parameters)
-    config: Any = module.config
+    adapted: Any = getattr(module, "get_base_model", None)
+    base: Any = module if adapted is None else adapted()
+    names = set(inspect.signature(type(base).forward).parameters)
+    config = base.config
     tensors: Tensors = {}
     if "tokens" in model.family.inputs:
         tensors["input_ids"] = token_ids(

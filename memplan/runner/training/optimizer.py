@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from memplan.errors import PlanError
 from memplan.formulas.optimizers import Optimizer, find_optimizer
 
 LEARNING_RATE = 1e-4
@@ -45,11 +44,7 @@ class Recipe:
 
 
 def recipe_of(name: str) -> Recipe:
-    """How to make the optimizer of that name.
-
-    Raises:
-        PlanError: its library is not installed.
-    """
+    """How to make the optimizer of that name."""
     optimizer = find_optimizer(name)
     if optimizer.implementation in ("8bit", "32bit"):
         return Recipe(
@@ -121,13 +116,8 @@ def keep_embeddings_in_32bit(name: str, model: nn.Module) -> None:
 def _bitsandbytes_class(
     optimizer: Optimizer,
 ) -> Callable[..., torch.optim.Optimizer]:
-    try:
-        import bitsandbytes
-    except ImportError as error:
-        raise PlanError(
-            f"The optimizer {optimizer.name} is bitsandbytes', which is not installed.",
-            hint="pip install bitsandbytes, or choose one of torch's, like adamw.",
-        ) from error
+    import bitsandbytes
+
     name = BITSANDBYTES_CLASSES[optimizer.algorithm]
     bits = optimizer.implementation
     prefix = "Paged" if optimizer.is_paged else ""

@@ -113,14 +113,8 @@ def _fsdp2_plugin(plan: TrainingPlan) -> Any:
 
 def _deepspeed_plugin(plan: TrainingPlan) -> Any:
     """DeepSpeed's own defaults beside what the plan says."""
-    try:
-        import deepspeed  # noqa: F401
-        from accelerate.utils import DeepSpeedPlugin
-    except ImportError as error:
-        raise PlanError(
-            "The plan shards with DeepSpeed, which is not installed.",
-            hint="pip install deepspeed, or choose --sharding fsdp2.",
-        ) from error
+    from accelerate.utils import DeepSpeedPlugin
+
     zero: dict[str, Any] = {"stage": plan.zero_stage}
     if plan.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}

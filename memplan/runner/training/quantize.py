@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from memplan.errors import PlanError
 from memplan.models import Model
 from memplan.plan import TrainingPlan
 from memplan.runner.training.precision import compute_dtype
@@ -20,17 +19,6 @@ if TYPE_CHECKING:
 
 OUTLIER_THRESHOLD = 6.0
 """`llm_int8_threshold` of transformers."""
-
-
-def check_library() -> None:
-    """Raises PlanError where bitsandbytes is missing."""
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as error:
-        raise PlanError(
-            "Quantized weights are bitsandbytes', which is not installed.",
-            hint="pip install bitsandbytes, or leave --quantization out.",
-        ) from error
 
 
 def quantize(

@@ -1,49 +1,117 @@
-"""What a plan can ask that cannot be trained here: said before anything is built."""
+"""What a plan can ask that cannot be run here: said before anything is built.
+
+Without torch, so that whoever starts the program can ask first.
+"""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
 
 from memplan.errors import PlanError
-from memplan.models import Model
+from memplan.formulas.optimizers import find_optimizer
+from memplan.models import Model, find_model
+from memplan.models.batch import batch_of, seq_len_of
 from memplan.plan import TrainingPlan
-from memplan.runner.training.quantize import check_library
 
-NOT_TRAINED = {
+NOT_RUN = {
     "tensor_parallel": "Tensor parallelism",
     "pipeline_parallel": "Pipeline parallelism",
     "context_parallel": "Context parallelism",
     "expert_parallel": "Expert parallelism",
 }
+"""What accelerate's own training step does not do."""
 
 
-def check_plan(plan: TrainingPlan) -> None:
-    """Raises PlanError for a plan that this program cannot train."""
+def check(plan: TrainingPlan) -> Model:
+    """The model of a plan that can be run.
+
+    Raises:
+        MemplanError: it cannot.
+    """
     if plan.model is None:
         raise PlanError(
             "A parameter count alone is no model that could be run.",
-            hint="Name a model, or use `memplan estimate`.",
+            hint="Name a model, or ask `memplan estimate`.",
         )
-    for name, noun in NOT_TRAINED.items():
+    model = find_model(plan.model, plan.revision)
+    batch_of(plan, model)
+    _check_parallelism(plan)
+    if plan.accounting != "torch":
+        raise PlanError(
+            f"The accounting {plan.accounting} is a convention, and no way to run.",
+            hint="Leave --accounting out.",
+        )
+    if plan.workload == "generate":
+        _check_generation(plan, model)
+    _check_model(plan, model)
+    for library, purpose in libraries_of(plan, model):
+        if find_spec(library) is None:
+            raise PlanError(
+                f"{purpose} needs {library}, which is not installed.",
+                hint=f"pip install {library}",
+            )
+    return model
+
+
+def libraries_of(plan: TrainingPlan, model: Model) -> Iterator[tuple[str, str]]:
+    """Libraries that the plan runs on, and what for."""
+    for library in ("torch", "transformers", "accelerate"):
+        yield library, "Running a plan"
+    if plan.trainable == "lora":
+        yield "peft", "LoRA"
+    if plan.quantization != "none":
+        yield "bitsandbytes", f"A base in {plan.quantization}"
+    if find_optimizer(plan.optim).implementation in ("8bit", "32bit"):
+        yield "bitsandbytes", f"The optimizer {plan.optim}"
+    if plan.zero_stage and plan.sharding == "deepspeed":
+        yield "deepspeed", "Sharding with DeepSpeed"
+    if model.family.name == "pe_net":
+        yield "torchvision", "PE-Net's detector"
+    if getattr(model.config, "nfnet_config", None) is not None:
+        yield "timm", "Flamingo's NFNet"
+
+
+def _check_parallelism(plan: TrainingPlan) -> None:
+    for name, noun in NOT_RUN.items():
         if getattr(plan, name) > 1:
             raise PlanError(
                 f"{noun} is not run: accelerate's training step has none.",
                 hint=f"Leave --{name.replace('_', '-')} out; `estimate` covers it.",
             )
-    if plan.accounting != "torch":
-        raise PlanError(
-            f"The accounting {plan.accounting} is a convention; a run has none.",
-            hint="Leave --accounting out.",
-        )
-    _check_offload(plan)
-    if plan.quantization != "none":
-        check_library()
-
-
-def check_model(plan: TrainingPlan, model: Model) -> None:
-    """Raises PlanError for a model that this program cannot train so."""
-
-
-def _check_offload(plan: TrainingPlan) -> None:
-    states_alone = plan.offload_optimizer and not plan.offload_parameters
-    if plan.sharding == "fsdp2" and states_alone:
+    offloads_states_alone = plan.offload_optimizer and not plan.offload_parameters
+    if plan.sharding == "fsdp2" and offloads_states_alone:
         raise PlanError(
             "FSDP2 offloads optimizer states with parameters and gradients alone.",
             hint="Add --offload-parameters, or choose --sharding deepspeed.",
+        )
+
+
+def _check_generation(plan: TrainingPlan, model: Model) -> None:
+    if plan.num_gpus > 1:
+        raise PlanError("Generation is run on one GPU.", hint="Leave --num-gpus out.")
+    if model.family.name == "flamingo":
+        raise PlanError(
+            f"{model.name} does not generate yet.",
+            hint="`memplan estimate --workload generate` answers from formulas.",
+        )
+    limit = model.family.max_seq_len(model.config)
+    num_tokens = seq_len_of(plan, model) + plan.max_new_tokens
+    if limit is not None and num_tokens > limit:
+        raise PlanError(
+            f"Prompt and answer are {num_tokens} tokens, and {model.name} has "
+            f"positions for {limit}.",
+            hint="Use a smaller --seq-len or --max-new-tokens.",
+        )
+
+
+def _check_model(plan: TrainingPlan, model: Model) -> None:
+    is_sharded = plan.zero_stage > 1 and plan.sharding == "fsdp2" and plan.num_gpus > 1
+    if is_sharded and getattr(model.config, "is_paper", False):
+        raise PlanError(
+            f"FSDP2 refuses scalar parameters, and the gates of {model.name} are such.",
+            hint="Choose --sharding deepspeed.",
+        )
+    if model.family.name == "pe_net" and plan.activation_checkpointing != "none":
+        raise PlanError(
+            "PE-Net has no layers that are checkpointed.",
+            hint='Its hot spot goes with distance = "algebraic" in the configuration.',
         )
