@@ -14,6 +14,7 @@ from memplan.errors import VirtualDeviceError
 
 NAMES = ("cc", "gcc", "clang")
 TIMEOUT_S = 300
+ERRORS = ("error:", "undefined reference")
 NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 
 
@@ -60,8 +61,8 @@ class Compiler:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
         if any(text in line for line in lines for text in NO_ROOM):
             raise OSError(errno.ENOSPC, NO_ROOM[0], str(folder))
-        # Compilers end with a drawing of the line, or with a count of errors.
-        errors = [line for line in lines if "error:" in line]
+        # Compilers end with a drawing of the line or a count, linkers with a summary.
+        errors = [line for line in lines if any(mark in line for mark in ERRORS)]
         said = (errors[:1] or lines[-1:] or [f"exit {done.returncode}"])[0]
         raise self._failed(said.strip().rstrip("."))
 
