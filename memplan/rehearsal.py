@@ -5,7 +5,7 @@ The runner writes one capture a process, plain JSON; this is where it becomes a
 do not add up to what the allocator gave out leave a remainder, which is named.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -27,6 +27,20 @@ from memplan.units import format_gib
 
 Capture = Mapping[str, Any]
 
+_LEFT_OUT: Capture = {
+    "steps": (),
+    "unfinished": None,
+    "marked": (),
+    "setup": None,
+    "peak": None,
+    "components": None,
+    "holders": (),
+    "retries": 0,
+    "out_of_memory": None,
+    "unsupported": {"operators": (), "calls": ()},
+    "assumptions": (),
+}
+"""What a process that never came to use the card leaves out."""
 STEADY_STEPS = 3
 """With fewer, the last step may not be the steady one."""
 BASIS = (
@@ -44,6 +58,11 @@ class Subject:
     command: tuple[str, ...] | None = None
     headroom_fraction: float = 0.05
     assumptions: tuple[str, ...] = ()
+
+
+def completed(capture: Capture) -> Capture:
+    """A capture with all of its parts."""
+    return {**_LEFT_OUT, **capture}
 
 
 def has_something_to_report(capture: Capture) -> bool:
@@ -95,7 +114,7 @@ def report_of(capture: Capture, subject: Subject) -> MemoryReport:
         ),
         components=components,
         peak=peak,
-        phases=_phases(capture["steps"]),
+        phases=_phases(capture),
         fits=left >= 0,
         headroom_bytes=left,
         band=Band(
@@ -206,8 +225,11 @@ def _components(capture: Capture, peak: PeakMemory) -> tuple[Components, int, in
     return components, max(unattributed, 0), rounding
 
 
-def _phases(steps: Sequence[Mapping[str, Any]]) -> tuple[PhaseMemory, ...]:
-    """Every phase of every step, in order."""
+def _phases(capture: Capture) -> tuple[PhaseMemory, ...]:
+    """Every phase of every step, in order; the last step may have been cut short."""
+    steps = [*capture["steps"]]
+    if capture["unfinished"] is not None:
+        steps.append(capture["unfinished"])
     return tuple(
         PhaseMemory(step=step["step"], **_only(PhaseMemory, phase))
         for step in steps

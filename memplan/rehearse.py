@@ -13,53 +13,26 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from memplan.card import card_of, outside_allocator
 from memplan.errors import PlanError, ProgramError
 from memplan.hardware import custom_gpu, find_gpu
 from memplan.plan import TrainingPlan
-from memplan.rehearsal import (
-    Capture,
-    Subject,
-    has_something_to_report,
-    most_loaded,
-    out_of_memory_of,
-    report_of,
-)
+from memplan.rehearsal import Capture, Subject, out_of_memory_of, report_of
 from memplan.remedies import cards_that_hold, changes_that_fit
 from memplan.report import MemoryReport, OutOfMemory, Remedy
 from memplan.requirements import check_requirements
 from memplan.runner.command import find_command
-from memplan.runner.launch import DEVICES_OF_A_NODE, Outcome, Program, launch
-from memplan.virtual import virtual_environment
+from memplan.runner.launch import DEVICES_OF_A_NODE
+from memplan.virtual_run import Say, VirtualRun, perform
 
 UNLIMITED_BYTES = 2**42
 """A card of 4 TiB: no run needs more on one GPU."""
 ALLOCATOR_SETTINGS = "PYTORCH_CUDA_ALLOC_CONF"
 EXPANDABLE = "expandable_segments:True"
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Run:
-    """A program, the card it meets, and how far it is to go."""
-
-    subject: Subject
-    words: tuple[str, ...]
-    interpreter: str
-    num_devices: int
-    context_bytes: int
-    rank: int | None = None
-    world_size: int | None = None
-    steps: int = 3
-    snapshot: Path | None = None
-    total_bytes: int | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
-    is_quiet: bool = False
 
 
 def rehearse(
@@ -86,7 +59,7 @@ def rehearse(
     with tempfile.TemporaryDirectory(prefix="memplan-") as folder:
         file = Path(folder) / "plan.json"
         file.write_text(json.dumps(asdict(plan)), encoding="utf-8")
-        run = _Run(
+        run = VirtualRun(
             subject=Subject(
                 gpu=gpu,
                 plan=plan,
@@ -140,7 +113,7 @@ def rehearse_program(
     num_ranks = num_gpus or found.num_processes
     context, basis = outside_allocator(card, context_bytes, num_ranks)
     return _rehearse(
-        _Run(
+        VirtualRun(
             subject=Subject(
                 gpu=card,
                 command=tuple(command),
@@ -200,18 +173,11 @@ def _as_rank(rank: int, num_gpus: int) -> tuple[str, ...]:
     )
 
 
-def _rehearse(run: _Run, say: Say) -> MemoryReport:
+def _rehearse(run: VirtualRun, say: Say) -> MemoryReport:
     """Run, and where memory ends, find out what would have been needed."""
-    outcome, assumptions = _launch(run, say)
-    capture = _chosen(outcome, run)
-    subject = replace(
-        run.subject,
-        assumptions=(
-            *run.subject.assumptions,
-            *assumptions,
-            *_of_the_run(outcome, run),
-        ),
-    )
+    capture, assumptions = perform(run, say)
+    subject = run.subject
+    subject = replace(subject, assumptions=(*subject.assumptions, *assumptions))
     report = report_of(capture, subject)
     error = out_of_memory_of(capture)
     if error is None:
@@ -219,115 +185,8 @@ def _rehearse(run: _Run, say: Say) -> MemoryReport:
     return _with_need(replace(run, subject=subject), report, error, say)
 
 
-def _launch(run: _Run, say: Say) -> tuple[Outcome, tuple[str, ...]]:
-    """Start the program in the environment of its card."""
-    environ = {**os.environ, **run.environment}
-    virtual = virtual_environment(
-        run.interpreter,
-        run.subject.gpu,
-        num_devices=run.num_devices,
-        total_bytes=run.total_bytes,
-        context_bytes=run.context_bytes,
-        environ=environ,
-    )
-    if not run.is_quiet:
-        for warning in virtual.warnings:
-            say(warning)
-    outcome = launch(
-        Program(
-            command=run.words,
-            environment={**run.environment, **virtual.variables},
-            steps=run.steps,
-            rank=run.rank,
-            world_size=run.world_size,
-            snapshot=run.snapshot,
-            is_quiet=run.is_quiet,
-        )
-    )
-    return outcome, virtual.assumptions
-
-
-def _chosen(outcome: Outcome, run: _Run) -> Capture:
-    """The capture that the report is made of.
-
-    Raises:
-        ProgramError: the program failed by itself, or there was nothing to see.
-    """
-    useful = [
-        capture
-        for capture in outcome.captures
-        if capture["device"] and has_something_to_report(capture)
-    ]
-    if useful and (outcome.exit_code == 0 or _went_far_enough(useful)):
-        return most_loaded(useful)
-    name = Path(run.words[0]).name
-    if outcome.exit_code == 0:
-        raise _nothing_seen(outcome, name)
-    errors = [capture["error"] for capture in outcome.captures if capture["error"]]
-    raise ProgramError(
-        f"{name} left with exit code {outcome.exit_code}"
-        + (f" ({errors[0]})." if errors else "."),
-        hint="That is the program's own error, printed above; without --, and on a "
-        "card, it would be the same."
-        if errors
-        else "What it printed is above.",
-        exit_code=outcome.exit_code,
-    )
-
-
-def _went_far_enough(useful: Sequence[Capture]) -> bool:
-    """Whether a process came to its last step, or to the end of memory.
-
-    What a script does after its training may then fail: the training was cut short.
-    """
-    return any(
-        capture["ended"] == "stopped" or out_of_memory_of(capture) for capture in useful
-    )
-
-
-def _nothing_seen(outcome: Outcome, name: str) -> ProgramError:
-    """A program that ended well without anything to report."""
-    if not outcome.captures:
-        return ProgramError(
-            f"{name} never imported torch.",
-            hint="Give the command that trains; its Python must see PYTHONPATH "
-            "(no -I or -E).",
-        )
-    if not any(capture["device"] for capture in outcome.captures):
-        return ProgramError(
-            f"{name} never used CUDA.",
-            hint="Does it ask for a device? The virtual card is cuda:0.",
-        )
-    return ProgramError(
-        f"{name} made no training step: no optimizer step after a backward pass.",
-        hint='Mark what to measure: with memplan.phase("name"): ...',
-    )
-
-
-def _of_the_run(outcome: Outcome, run: _Run) -> list[str]:
-    """What the way it ran means for the figures."""
-    lines = []
-    with_device = [capture for capture in outcome.captures if capture["device"]]
-    if len(with_device) > 1 and run.world_size is None:
-        lines.append(
-            f"{len(with_device)} processes used a card, each one of its own; this is "
-            "the one that held most"
-        )
-    if outcome.exit_code and not any(map(out_of_memory_of, with_device)):
-        lines.append(
-            f"after the last step was rehearsed the command left with exit code "
-            f"{outcome.exit_code}"
-        )
-    if not outcome.is_repeatable:
-        lines.append(
-            "this system does not let a program have the same addresses in every run: "
-            "reserved memory may differ a little between rehearsals"
-        )
-    return lines
-
-
 def _with_need(
-    run: _Run, at_error: MemoryReport, error: OutOfMemory, say: Say
+    run: VirtualRun, at_error: MemoryReport, error: OutOfMemory, say: Say
 ) -> MemoryReport:
     """The report of a run that ran out of memory: what it needs, what would fit."""
     say("Out of memory. Rehearsing once more on a card without limit, for the need.")
@@ -360,7 +219,7 @@ def _with_need(
     )
 
 
-def _expandable(run: _Run, say: Say) -> tuple[Remedy, ...]:
+def _expandable(run: VirtualRun, say: Say) -> tuple[Remedy, ...]:
     """Whether segments that grow in place would have been enough."""
     settings = os.environ.get(ALLOCATOR_SETTINGS, "")
     if "expandable_segments" in settings:
@@ -379,11 +238,10 @@ def _expandable(run: _Run, say: Say) -> tuple[Remedy, ...]:
     )
 
 
-def _capture_of(run: _Run, say: Say) -> Capture | None:
+def _capture_of(run: VirtualRun, say: Say) -> Capture | None:
     """The capture of one more run; None if that comes to nothing either."""
-    outcome, _ = _launch(run, say)
     try:
-        capture = _chosen(outcome, run)
+        capture, _ = perform(run, say)
     except ProgramError:
         return None
     return None if out_of_memory_of(capture) else capture

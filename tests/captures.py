@@ -57,6 +57,7 @@ CAPTURE = {
         "trainable_parameters": 100_000_000,
     },
     "steps": [step(1, 0), step(2, 400), step(3, 400)],
+    "unfinished": None,
     "setup": figures(400, 402, 420, 400),
     "marked": [],
     "peak": {

@@ -33,6 +33,7 @@ FLOORS = {
     "rehearse": 3,
     "remedies": 3,
     "requirements": 3,
+    "virtual_run": 3,
     "views": 4,
     "cli": 5,
 }
@@ -80,6 +81,7 @@ HEAVY = ("torch", "transformers", "accelerate", "plotly", "numpy")
         ["estimate", "llama-2-7b", "--json"],
         ["estimate", "llama-2-7b"],
         ["gpus"],
+        ["env"],
     ],
     ids=" ".join,
 )

@@ -27,7 +27,11 @@ DEVICES_OF_A_NODE = 8
 """Ranks on one machine, as launchers number them."""
 SCHEMES = ("env", "tcp", "file")
 """Of `init_method`; a program waits for its peers in each of them."""
-LAUNCHER = "torch.distributed.run"
+LAUNCHER = "torch.distributed.launcher.api"
+"""Behind torchrun, accelerate launch and Python's -m torch.distributed.run."""
+
+DEEPSPEED = "deepspeed.runtime.zero.utils"
+"""Where stage 3 holds a rank's lists against those of rank 0."""
 
 
 def place(rank: int, world_size: int) -> dict[str, str]:
@@ -52,6 +56,8 @@ def install(rank: int, world_size: int) -> None:
     # until after Python's end.
     os.environ["TORCH_NCCL_DUMP_ON_TIMEOUT"] = "0"
     after_import(LAUNCHER, _start_one_process)
+    if rank > 0:
+        after_import(DEEPSPEED, _agree_with_rank_0)
     if dist.is_available():
         _meet_nobody(rank, world_size)
         _need_no_peers()
@@ -60,16 +66,23 @@ def install(rank: int, world_size: int) -> None:
 def _start_one_process() -> None:
     """Whatever a launcher is told, it starts this one rank, here."""
     launcher: Any = import_module(LAUNCHER)
-    run = launcher.run
+    launch_agent = launcher.launch_agent
 
-    @functools.wraps(run)
-    def run_one(args: Any) -> None:
-        args.nnodes = args.nproc_per_node = "1"
-        args.node_rank = 0
-        args.standalone = True
-        run(args)
+    @functools.wraps(launch_agent)
+    def launch_one(config: Any, *args: Any, **kwargs: Any) -> Any:
+        config.min_nodes = config.max_nodes = config.nproc_per_node = 1
+        # As --standalone: a meeting point of its own, wherever the others would meet.
+        config.rdzv_backend, config.rdzv_endpoint = "c10d", "localhost:0"
+        config.rdzv_configs = {"timeout": config.rdzv_configs["timeout"]}
+        return launch_agent(config, *args, **kwargs)
 
-    launcher.run = run_one
+    launcher.launch_agent = launch_one
+
+
+def _agree_with_rank_0() -> None:
+    """What rank 0 would broadcast to be compared is what this rank has."""
+    lists: Any = import_module(DEEPSPEED)
+    lists.get_lst_from_rank0 = list
 
 
 def _meet_nobody(rank: int, world_size: int) -> None:
