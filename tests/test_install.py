@@ -31,11 +31,14 @@ def wheel(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_every_profile(wheel):
+def test_the_wheel_holds_what_is_not_python(wheel):
     packed = set(zipfile.ZipFile(wheel).namelist())
     for file in (ROOT / "profiles").rglob("*.toml"):
         assert f"memplan/profiles/{file.relative_to(ROOT / 'profiles')}" in packed
     assert "memplan/py.typed" in packed
+    for file in (ROOT / "memplan" / "virtual" / "source").iterdir():
+        assert f"memplan/virtual/source/{file.name}" in packed
+    assert "memplan/runner/bootstrap/sitecustomize.py" in packed
     assert not any(name.startswith("tests/") for name in packed)
 
 

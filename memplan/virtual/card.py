@@ -16,6 +16,8 @@ ASSUMED_SMS = 108
 FIRST_CAPABILITY_OF_CUDA_13 = (7, 5)
 """CUDA 13 compiles for nothing older (release notes of the toolkit, 13.0)."""
 COPY_LIMIT_BYTES = MiB
+MAX_DEVICES = 16
+"""VD_MAX_DEVICES of `source/device.h`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,8 +112,8 @@ def describe(
     addresses: str = "down",
 ) -> DeviceDescription:
     """`gpu` for the virtual device, `num_devices` times."""
-    if num_devices < 1:
-        raise ValueError(f"num_devices must be positive, not {num_devices}")
+    if not 1 <= num_devices <= MAX_DEVICES:
+        raise ValueError(f"num_devices must be 1 to {MAX_DEVICES}, not {num_devices}")
     if addresses not in ("down", "up"):
         raise ValueError(f"addresses must be 'down' or 'up', not {addresses!r}")
     assumptions = []

@@ -29,6 +29,24 @@ def test_env_names_versions(memplan):
     assert version("memplan") in memplan("env").stdout
 
 
+def test_env_says_whether_this_machine_can_rehearse(memplan):
+    rehearse = json.loads(memplan("env", "--json").stdout)["rehearse"]
+    assert rehearse["supported"] == (not rehearse["problems"])
+    verdict = "possible here" if rehearse["supported"] else "not possible here"
+    assert f"rehearsing      {verdict}" in memplan("env").stdout
+
+
+def test_env_asks_the_interpreter_that_will_train(memplan):
+    outcome = memplan("env", "--json", "--python", "/no/python")
+    rehearse = json.loads(outcome.stdout)["rehearse"]
+    assert outcome.code == 0
+    assert not rehearse["supported"]
+    assert rehearse["problems"][0] == {
+        "message": "/no/python is not a Python interpreter: No such file or directory.",
+        "hint": "Name the python of the environment that will train.",
+    }
+
+
 def test_version_is_that_of_the_package(memplan):
     assert memplan("--version").stdout == f"memplan {version('memplan')}\n"
 

@@ -4,7 +4,8 @@ import pytest
 
 from memplan.hardware import all_gpus, custom_gpu, find_gpu
 from memplan.units import GiB, KiB, MiB
-from memplan.virtual.card import LIMITS, describe
+from memplan.virtual.card import LIMITS, MAX_DEVICES, describe
+from memplan.virtual.libraries import SOURCE
 
 
 def fields(gpu, **options):
@@ -71,6 +72,11 @@ def test_a_card_that_cuda_13_has_left_behind_is_said_to_be():
     assert not describe(v100, context_bytes=0, driver_version=12080).assumptions
 
 
+def test_the_device_holds_as_many_cards_as_are_allowed():
+    header = (SOURCE / "device.h").read_text()
+    assert f"#define VD_MAX_DEVICES {MAX_DEVICES}\n" in header
+
+
 def test_a_name_cannot_add_a_field():
     from dataclasses import replace
 
@@ -79,7 +85,9 @@ def test_a_name_cannot_add_a_field():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"num_devices": 0}, {"addresses": "sideways"}], ids=str
+    "wrong",
+    [{"num_devices": 0}, {"num_devices": 17}, {"addresses": "sideways"}],
+    ids=str,
 )
 def test_a_wrong_option_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
