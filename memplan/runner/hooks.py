@@ -10,6 +10,7 @@ from memplan.runner.phases import Timeline
 from memplan.runner.settings import Settings
 from memplan.runner.signals import Signals
 from memplan.runner.stop import Stop
+from memplan.runner.witness import Witness
 
 
 def install(settings: Settings) -> None:
@@ -19,15 +20,19 @@ def install(settings: Settings) -> None:
     if settings.virtual:
         collectives.install()
     counters = Counters()
-    timeline = Timeline(counters.take)
+    witness = Witness()
+    timeline = Timeline(
+        counters.take, lambda: witness.tags.change_phase(*timeline.where)
+    )
     stop = Stop(timeline, settings.steps, lambda: capture.write(STOPPED))
-    signals = Signals(timeline, stop.if_due)
+    signals = Signals(timeline, witness, stop.if_due)
 
     def content() -> dict[str, Any]:
-        return summary.seen(settings, timeline, signals)
+        return summary.seen(settings, timeline, signals, witness)
 
     capture = Capture(settings.folder, content)
     counters.install()
+    witness.install()
     signals.install()
     marks.listeners.append(timeline)
     capture.install()

@@ -104,8 +104,12 @@ class ModuleCalls:
     def _name_modules(self, root: torch.nn.Module) -> None:
         self._paths[root] = type(root).__name__
         for name, module in root.named_modules():
-            parts = [part for part in name.split(".") if part not in WRAPPERS]
-            self._paths[module] = ".".join(parts) or type(module).__name__
+            self._paths[module] = plain_path(name) or type(module).__name__
+
+
+def plain_path(path: str) -> str:
+    """A module's or parameter's path without what wraps it."""
+    return ".".join(part for part in path.split(".") if part not in WRAPPERS)
 
 
 def hide_from_dynamo(function: Callable[..., Any], *, its_callees: bool = True) -> None:

@@ -75,6 +75,11 @@ class Timeline:
         return self.now.name
 
     @property
+    def where(self) -> tuple[int, str]:
+        """The number of the step, and the phase."""
+        return self.step_number, self.phase
+
+    @property
     def step(self) -> Step | None:
         return self.steps[-1] if self.steps else None
 
@@ -145,6 +150,7 @@ class Timeline:
             self.steps.pop()
             self.steps[-1].phases += step.phases
             step = self.steps[-1]
+            self._on_change()
         if not step.optimizers:
             step.first_update = self._num_updates
         step.optimizers[optimizer] += 1

@@ -16,6 +16,7 @@ from torch.optim import optimizer as optimizers
 from memplan.runner.model import ModelSize, model_size
 from memplan.runner.modules import ModuleCalls
 from memplan.runner.phases import Timeline
+from memplan.runner.witness import Witness
 
 LOSSES = (
     "binary_cross_entropy",
@@ -47,8 +48,11 @@ LOSSES = (
 class Signals:
     """Turns calls into events of the timeline."""
 
-    def __init__(self, timeline: Timeline, stop_if_due: Callable[[], None]) -> None:
+    def __init__(
+        self, timeline: Timeline, witness: Witness, stop_if_due: Callable[[], None]
+    ) -> None:
         self._timeline = timeline
+        self._witness = witness
         self._stop_if_due = stop_if_due
         self._lock = threading.Lock()
         self._depth = 0
@@ -82,32 +86,49 @@ class Signals:
     def call_begins(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        """A recomputation within the backward pass begins no forward pass."""
-        if len(self.modules.stack) > 1 or self.in_backward or not _is_model(module):
-            return
+        if self._is_outermost(len(self.modules.stack) - 1, module):
+            self._model_begins(module)
+            self._witness.model_begins(args, kwargs)
+        self._witness.module_begins(self.modules)
+
+    def call_ends(self, module: torch.nn.Module, output: Any) -> None:
+        self._witness.module_ends(self.modules, module, output)
+        if self._is_outermost(len(self.modules.stack), module):
+            self._witness.model_ends(output)
+            if torch.is_grad_enabled():
+                self._timeline.loss_begins()
+
+    def call_fails(self) -> None:
+        """A checkpoint has recomputed enough, or an error the program may catch."""
+        self._witness.module_begins(self.modules)
+
+    def _is_outermost(self, num_others: int, module: torch.nn.Module) -> bool:
+        """A recomputation within the backward pass is no forward pass."""
+        return num_others == 0 and not self.in_backward and _is_model(module)
+
+    def _model_begins(self, module: torch.nn.Module) -> None:
         if torch.is_grad_enabled():
             self._stop_if_due()
             self._note(module, self.trained)
+            step = self._timeline.step_number
             self._timeline.forward_begins()
+            if self._timeline.step_number != step:
+                self.note_states()
             return
         self._note(module, self.evaluated)
         if not module.training:
             self._timeline.evaluation_begins()
-
-    def call_ends(self, module: torch.nn.Module, output: Any) -> None:
-        if self.modules.stack or self.in_backward or not _is_model(module):
-            return
-        if torch.is_grad_enabled():
-            self._timeline.loss_begins()
-
-    def call_fails(self) -> None:
-        """Nothing follows from it: the program may go on, with less."""
 
     def _note(self, module: torch.nn.Module, seen: WeakSet[torch.nn.Module]) -> None:
         if module not in seen:
             seen.add(module)
             is_trained = seen is self.trained
             self.sizes.append((is_trained, model_size(module)))
+            self.note_states()
+
+    def note_states(self) -> None:
+        """A step begins, or a model is seen for the first time."""
+        self._witness.step_begins(self.trained, self.evaluated, self.optimizers)
 
     # Losses
 
@@ -153,12 +174,14 @@ class Signals:
             is_outermost = self._depth == 1
         if is_outermost:
             self._timeline.backward_begins()
+        self._witness.backward_begins(roots)
 
     def _backward_ends(self) -> None:
         with self._lock:
             self._depth -= 1
             is_outermost = self._depth == 0
         if is_outermost:
+            self._witness.backward_ends(self.trained, self.optimizers)
             self._timeline.backward_ends()
 
     # CUDA graphs
@@ -174,7 +197,7 @@ class Signals:
                 self._stop_if_due()
             original(graph)
 
-        torch.cuda.CUDAGraph.replay = replay  # type: ignore[method-assign]
+        setattr(torch.cuda.CUDAGraph, "replay", replay)  # noqa: B010
 
     # Optimizers
 
@@ -186,7 +209,7 @@ class Signals:
             self._timeline.optimizer_made(id(optimizer))
             original(optimizer, *args, **kwargs)
 
-        torch.optim.Optimizer.__init__ = __init__  # type: ignore[method-assign]
+        setattr(torch.optim.Optimizer, "__init__", __init__)  # noqa: B010
 
     def _optimizer_begins(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self.optimizers.add(optimizer)
@@ -195,6 +218,7 @@ class Signals:
 
     def _optimizer_ends(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self._timeline.optimizer_ends(id(optimizer))
+        self._witness.optimizer_ends(optimizer)
 
 
 def _is_model(module: torch.nn.Module) -> bool:

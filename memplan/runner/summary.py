@@ -7,14 +7,20 @@ from typing import Any
 
 import torch
 
+from memplan.runner.attribution import Attribution, components_of, largest_holders
 from memplan.runner.counters import Reading
+from memplan.runner.history import NEVER, History
 from memplan.runner.phases import Step, Stretch, Timeline
 from memplan.runner.settings import Settings
 from memplan.runner.signals import Signals
+from memplan.runner.tags import Tags
 from memplan.runner.versions import versions_in_use
+from memplan.runner.witness import Witness
 
 
-def seen(settings: Settings, timeline: Timeline, signals: Signals) -> dict[str, Any]:
+def seen(
+    settings: Settings, timeline: Timeline, signals: Signals, witness: Witness
+) -> dict[str, Any]:
     """All that was seen; called once, at the end."""
     timeline.finish()
     rank, local_rank, world_size = _place(settings)
@@ -35,6 +41,9 @@ def seen(settings: Settings, timeline: Timeline, signals: Signals) -> dict[str, 
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return content
     device = _busiest_device(timeline)
+    witness.look_around(signals.trained, signals.evaluated, signals.optimizers)
+    snapshot = torch.cuda.memory._snapshot(device)
+    peak = _peak(timeline.steps, timeline.marked, device)
     return content | {
         "device": _device(device),
         "steps": [_step(step, device) for step in timeline.steps],
@@ -44,8 +53,8 @@ def seen(settings: Settings, timeline: Timeline, signals: Signals) -> dict[str, 
             {"name": stretch.name, **_figures(stretch, device)}
             for stretch in timeline.marked
         ],
-        "peak": _peak(timeline.steps, timeline.marked, device),
-        **_allocator_state(device),
+        **_attributed(peak, witness.tags, snapshot, device),
+        **_allocator_state(snapshot, device),
     }
 
 
@@ -130,19 +139,48 @@ def _peak(
     if not phases:
         return None
     figures = [(phase.name, _figures(phase, device)) for phase in phases]
-    name, highest = max(figures, key=lambda some: some[1]["peak_allocated_bytes"])
+    name, highest = max(figures, key=lambda some: some[1]["peak_requested_bytes"])
     return {
         "step": number,
         "phase": name,
         "requested_bytes": highest["peak_requested_bytes"],
         "allocated_bytes": highest["peak_allocated_bytes"],
-        "reserved_bytes": highest["peak_reserved_bytes"],
+        "reserved_bytes": max(some["peak_reserved_bytes"] for _, some in figures),
     }
 
 
-def _allocator_state(device: int) -> dict[str, Any]:
+def _attributed(
+    peak: dict[str, Any] | None, tags: Tags, snapshot: dict[str, Any], device: int
+) -> dict[str, Any]:
+    """What the peak was held by, and where it was reached."""
+    if peak is None:
+        return {"peak": None, "components": None, "holders": [], "assumptions": []}
+    step = peak["step"]
+    history = History(snapshot, device)
+    moment = history.highest(
+        since=tags.step_starts.get(step, 0) if step else 0,
+        until=tags.step_starts.get(step + 1, NEVER) if step else NEVER,
+    )
+    attribution = Attribution(history, tags)
+    held = attribution.held(moment)
+    place, line = attribution.place_of(moment)
+    assumptions = []
+    if moment.num_bytes != peak["requested_bytes"]:
+        assumptions.append(
+            f"what is held at the peak adds up to {moment.num_bytes} bytes, of "
+            f"{peak['requested_bytes']} requested: the history of the allocator does "
+            "not reach the peak"
+        )
+    return {
+        "peak": {**peak, "module": place.module, "line": line},
+        "components": components_of(held),
+        "holders": largest_holders(held),
+        "assumptions": assumptions,
+    }
+
+
+def _allocator_state(snapshot: dict[str, Any], device: int) -> dict[str, Any]:
     """The segments as the allocator lists them, and how tight it was."""
-    snapshot = torch.cuda.memory._snapshot(device)
     segments = [s for s in snapshot["segments"] if s["device"] == device]
     stats = torch.cuda.memory_stats(device)
     return {

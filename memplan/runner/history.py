@@ -1,0 +1,168 @@
+"""The allocator's own history, and what was alive at any moment of it.
+
+History is kept from the start, so that blocks of long ago still have the lines that
+made them; of its events a bounded number is kept, the last ones. Sizes are requested
+bytes, and a block is gone when `free_completed` says so: the sum over what is alive is
+then the allocator's own `requested_bytes`.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from memplan.runner.lines import Frame
+
+MOST_EVENTS = 200_000
+"""A few steps of a large model, at about a kilobyte each."""
+ACTIVE = ("active_allocated", "active_pending_free", "active_awaiting_free")
+NEVER = 1 << 62
+
+
+def record() -> None:
+    """Have the allocator keep its history, from now on."""
+    start = torch.cuda.memory._record_memory_history
+    start(
+        "all",
+        context="alloc",
+        stacks="python",
+        max_entries=MOST_EVENTS,
+        skip_actions=["free_requested"],
+    )
+    # One recording at a time: the program's own would end this one, and finds in a
+    # snapshot what it wants all the same.
+    torch.cuda.memory._record_memory_history = _is_recorded_already
+
+
+def _is_recorded_already(*args: Any, **kwargs: Any) -> None:
+    """In place of the program's own recording."""
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """A block from its allocation to its end. `born` and `freed` are serial numbers."""
+
+    address: int
+    num_bytes: int
+    frames: Sequence[Frame] = ()
+    born: int = 0
+    """0: before the history begins."""
+    freed: int = NEVER
+
+
+@dataclass(slots=True)
+class _Event:
+    """A block comes or goes."""
+
+    block: Block
+    is_birth: bool
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What was alive after some event."""
+
+    serial: int
+    alive: list[Block]
+    newest: Block | None
+    """The block that made it the highest."""
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(block.num_bytes for block in self.alive)
+
+
+class History:
+    """Of one device, as a snapshot of the allocator has it."""
+
+    def __init__(self, snapshot: dict[str, Any], device: int) -> None:
+        self._by_address: dict[int, list[Block]] = {}
+        self.alive_now: dict[int, Block] = {}
+        """What was alive when the snapshot was taken, by address."""
+        self._events: list[_Event] = []
+        end = {block.address: block for block in _active_blocks(snapshot, device)}
+        traces = snapshot["device_traces"]
+        self._read(traces[device] if device < len(traces) else [], end)
+
+    def block_at(self, address: int, serial: int) -> Block | None:
+        """The block that was alive at an address, at some number."""
+        blocks = self._by_address.get(address, [])
+        index = bisect_right(blocks, serial, key=lambda block: block.born) - 1
+        if index < 0:
+            return None
+        block = blocks[index]
+        return block if block.freed >= serial else None
+
+    def highest(self, since: int, until: int) -> "Moment":
+        """When most bytes were alive at once, from one number on and before another.
+
+        Going back from the end, every birth is undone and every death too.
+        """
+        total = sum(block.num_bytes for block in self.alive_now.values())
+        best, best_index = -1, len(self._events)
+        for index in range(len(self._events) - 1, -1, -1):
+            event = self._events[index]
+            if event.serial < since:
+                break
+            if total > best and event.serial < until:
+                best, best_index = total, index + 1
+            total += -event.block.num_bytes if event.is_birth else event.block.num_bytes
+        alive = dict.fromkeys(self.alive_now.values())
+        for event in reversed(self._events[best_index:]):
+            if event.is_birth:
+                alive.pop(event.block, None)
+            else:
+                alive[event.block] = None
+        last = self._events[best_index - 1] if best_index else None
+        if last is None:
+            return Moment(since, list(alive), None)
+        return Moment(last.serial, list(alive), last.block)
+
+    def now(self) -> "Moment":
+        """When the snapshot was taken."""
+        return Moment(NEVER - 1, list(self.alive_now.values()), None)
+
+    def _read(self, trace: Sequence[dict[str, Any]], end: dict[int, Block]) -> None:
+        """Join events to blocks; those alive at the end keep the snapshot's frames."""
+        alive: dict[int, Block] = {}
+        for entry in trace:
+            action = entry["action"]
+            if action not in ("alloc", "free_completed"):
+                continue
+            text = entry.get("user_metadata", "")
+            serial = int(text) if text.isdecimal() else 0
+            address, size = entry["addr"], entry["size"]
+            if action == "alloc":
+                block = Block(address, size, entry.get("frames", ()), serial)
+                self._by_address.setdefault(address, []).append(block)
+                alive[address] = block
+            else:
+                known = alive.pop(address, None)
+                block = known or self._from_before(address, size)
+                block.freed = serial
+            self._events.append(_Event(block, action == "alloc", serial))
+        for address, block in end.items():
+            if address not in alive:
+                self._by_address.setdefault(address, []).insert(0, block)
+            self.alive_now[address] = alive.get(address, block)
+        for blocks in self._by_address.values():
+            blocks.sort(key=lambda block: block.born)
+
+    def _from_before(self, address: int, size: int) -> Block:
+        """A block that is older than the history."""
+        block = Block(address, size)
+        self._by_address.setdefault(address, []).append(block)
+        return block
+
+
+def _active_blocks(snapshot: dict[str, Any], device: int) -> Iterator[Block]:
+    for segment in snapshot["segments"]:
+        if segment["device"] != device:
+            continue
+        for block in segment["blocks"]:
+            if block["state"] in ACTIVE:
+                size = block["requested_size"]
+                yield Block(block["address"], size, block.get("frames", ()))

@@ -1,0 +1,64 @@
+"""The line of a program that made a block, out of a stack of Python frames."""
+
+import os
+import sysconfig
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Frame = Mapping[str, Any]
+"""As the allocator's history gives them: name, filename, line; innermost first."""
+
+TORCH = str(Path(torch.__file__).parent)
+OURS = str(Path(__file__).parent.parent)
+LIBRARIES = tuple(
+    {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")}
+)
+
+
+def line_of(frames: Sequence[Frame]) -> str:
+    """`train.py:12 main`, with the library's line in parentheses where it was there.
+
+    The user's line is the innermost one outside of libraries; the library's the
+    innermost outside of PyTorch.
+    """
+    library = user = ""
+    for frame in frames:
+        kind = _kind(frame["filename"])
+        if kind == "user":
+            user = _text(frame)
+            break
+        if kind == "library" and not library:
+            library = _text(frame)
+    if user and library:
+        return f"{user} ({library})"
+    return user or library
+
+
+@cache
+def _kind(filename: str) -> str:
+    """user, library, torch, or none of these."""
+    if filename.startswith(TORCH):
+        return "torch"
+    if filename.startswith((OURS, "<")) or not filename:
+        return "hidden"
+    if "site-packages" in filename or "dist-packages" in filename:
+        return "library"
+    return "hidden" if filename.startswith(LIBRARIES) else "user"
+
+
+def _text(frame: Frame) -> str:
+    return f"{_short(frame['filename'])}:{frame['line']} {frame['name']}"
+
+
+@cache
+def _short(filename: str) -> str:
+    """Below site-packages, or below where the program was started, or its name."""
+    for mark in ("site-packages/", "dist-packages/"):
+        if mark in filename:
+            return filename.rsplit(mark, 1)[1]
+    relative = os.path.relpath(filename)
+    return os.path.basename(filename) if relative.startswith("..") else relative

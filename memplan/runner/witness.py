@@ -1,0 +1,77 @@
+"""Takes the notes that tell, at the end or out of memory, what the memory was held by.
+
+PyTorch's calls lead here (signals.py). Notes are taken when a holder is sure to hold:
+models and optimizers when a step begins, saved tensors when a module has run,
+gradients when the backward pass has ended.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from memplan.runner.graph import Graph
+from memplan.runner.history import record
+from memplan.runner.modules import ModuleCalls
+from memplan.runner.owners import Owners
+from memplan.runner.tags import Tags
+
+Models = Iterable[torch.nn.Module]
+Optimizers = Iterable[torch.optim.Optimizer]
+
+
+class Witness:
+    """Sees what allocates, and who holds it."""
+
+    def __init__(self) -> None:
+        self.tags = Tags()
+        self._graph = Graph(self.tags)
+        self._owners = Owners(self.tags)
+
+    def install(self) -> None:
+        """Have the allocator keep its history as soon as there is one."""
+        torch.cuda._lazy_call(record)  # type: ignore[no-untyped-call]
+
+    def module_begins(self, modules: ModuleCalls) -> None:
+        self.tags.put(modules.path)
+
+    def module_ends(
+        self, modules: ModuleCalls, module: torch.nn.Module, output: Any
+    ) -> None:
+        if torch.is_grad_enabled():
+            self._graph.claim(output, modules.path_of(module), module)
+        self.tags.put(modules.path)
+
+    def model_begins(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The outermost call: what it is given is the batch."""
+        self._owners.note_batch(args, kwargs)
+        self._owners.note_caches(kwargs)
+
+    def model_ends(self, output: Any) -> None:
+        self._owners.note_caches(output)
+
+    def step_begins(
+        self, trained: Models, used: Models, optimizers: Optimizers
+    ) -> None:
+        self._owners.note_states(trained, used, optimizers)
+        self._owners.note_gradients(trained, optimizers)
+
+    def backward_begins(self, roots: Any) -> None:
+        """What no module has claimed by now is the loss."""
+        self._graph.claim(roots, "", None)
+
+    def backward_ends(self, trained: Models, optimizers: Optimizers) -> None:
+        self._owners.note_gradients(trained, optimizers)
+        self.tags.put("")
+
+    def optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
+        self._owners.note_optimizer(optimizer)
+
+    def look_around(
+        self, trained: Models, used: Models, optimizers: Optimizers
+    ) -> None:
+        """Once, and thoroughly: all that is alive now."""
+        self._owners.note_states(trained, used, optimizers)
+        self._owners.note_unused_models()
+        self._owners.note_others()
+        self.tags.put("")
