@@ -78,6 +78,8 @@ DEFAULTS = {
         (r"Zdot[cu]_v2", _result(7, 16)),
         (r"(S|Sc)(asum|nrm2)_v2|I[sdcz]am(ax|in)_v2", _result(5, 4)),
         (r"(D|Dz)(asum|nrm2)_v2", _result(5, 8)),
+        (r"[SDCZ]geqrfBatched", _result(7, 4)),  # the status of the arguments
+        (r"[SDCZ](gels|getrs)Batched", _result(10, 4)),
         (r"XtCreate", CREATE),
         (r"XtDestroy", DESTROY),
         (r"(Xt)?Get\w+", UNSUPPORTED),

@@ -200,11 +200,19 @@ static size_t matrix_at(const network *rnn, int pseudo_layer, int linear,
   return inputs + (size_t)gates * state;
 }
 
+static size_t bias_at(const network *rnn, int pseudo_layer, int linear)
+{
+  return matrices_before(rnn, num_pseudo_layers(rnn)) +
+         (size_t)pseudo_layer * biases_of_a_layer(rnn) +
+         (size_t)linear * rnn->hidden_size;
+}
+
 static int has_bias(const network *rnn, int linear)
 {
   return (size_t)linear * rnn->hidden_size < biases_of_a_layer(rnn);
 }
 
+/* Either descriptor may be NULL: what it stands for is then not asked. */
 VD_EXPORT int cudnnGetRNNWeightParams(void *handle, const network *rnn,
                                       int32_t pseudo_layer, size_t bytes,
                                       const void *weights, int32_t linear,
@@ -216,19 +224,18 @@ VD_EXPORT int cudnnGetRNNWeightParams(void *handle, const network *rnn,
   uintptr_t start = (uintptr_t)weights;
   if (linear < 0 || linear >= 2 * gates_of(rnn) + is_projected(rnn))
     return CUDNN_STATUS_BAD_PARAM;
-  size_t at =
-      matrices_before(rnn, pseudo_layer) + matrix_at(rnn, pseudo_layer, linear, matrix);
-  *matrix_start = (void *)(start + at * element);
-  if (!has_bias(rnn, linear)) {
+  if (matrix != NULL) {
+    size_t at = matrices_before(rnn, pseudo_layer) +
+                matrix_at(rnn, pseudo_layer, linear, matrix);
+    *matrix_start = (void *)(start + at * element);
+  }
+  if (bias != NULL && has_bias(rnn, linear)) {
+    describe_matrix(bias, rnn->data_type, rnn->hidden_size, 1);
+    *bias_start = (void *)(start + bias_at(rnn, pseudo_layer, linear) * element);
+  } else if (bias != NULL) {
     *bias = (cudnn_tensor){0};
     *bias_start = NULL;
-    return CUDNN_STATUS_SUCCESS;
   }
-  describe_matrix(bias, rnn->data_type, rnn->hidden_size, 1);
-  at = matrices_before(rnn, num_pseudo_layers(rnn)) +
-       (size_t)pseudo_layer * biases_of_a_layer(rnn) +
-       (size_t)linear * rnn->hidden_size;
-  *bias_start = (void *)(start + at * element);
   return CUDNN_STATUS_SUCCESS;
 }
 
