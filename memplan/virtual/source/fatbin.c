@@ -53,12 +53,13 @@ static void consider(choice *best, const image *candidate, int card)
     best->lowest = architecture;
 }
 
+/* Up to code made for this very card, so that as few pages as possible are read */
 static choice consider_all(const fatbin *whole, int card)
 {
   choice best = {0, 0, 0};
   const char *next = (const char *)whole + whole->header_bytes;
   const char *end = next + whole->bytes;
-  while (next < end) {
+  while (next < end && best.native != card) {
     const image *candidate = (const image *)next;
     if (candidate->kind == PTX || candidate->kind == MACHINE_CODE)
       consider(&best, candidate, card);

@@ -62,20 +62,33 @@ static vd_kernel **bucket_of(const void *key)
   return &buckets[mixed >> 48];
 }
 
+/* By hundreds at a time: PyTorch alone registers tens of thousands. */
+static vd_kernel *next_record(void)
+{
+  enum { RECORDS = 512 };
+  static vd_kernel *records;
+  static int num_left;
+  if (!num_left) {
+    records = calloc(RECORDS, sizeof *records);
+    num_left = records ? RECORDS : 0;
+  }
+  return num_left ? &records[RECORDS - num_left--] : NULL;
+}
+
 static vd_kernel *add_kernel(vd_module *module, const void *host_function, const char *name)
 {
-  vd_kernel *kernel = calloc(1, sizeof *kernel);
-  if (!kernel)
-    return NULL;
-  kernel->key = host_function ? host_function : kernel;
-  kernel->name = name;
-  kernel->module = module;
-  kernel->dynamic_shared = DEFAULT_SHARED;
-  kernel->carveout = -1;
-  vd_kernel **bucket = bucket_of(kernel->key);
   pthread_mutex_lock(&lock);
-  kernel->next = *bucket;
-  __atomic_store_n(bucket, kernel, __ATOMIC_RELEASE); /* readers take no lock */
+  vd_kernel *kernel = next_record();
+  if (kernel) {
+    kernel->key = host_function ? host_function : kernel;
+    kernel->name = name;
+    kernel->module = module;
+    kernel->dynamic_shared = DEFAULT_SHARED;
+    kernel->carveout = -1;
+    vd_kernel **bucket = bucket_of(kernel->key);
+    kernel->next = *bucket;
+    __atomic_store_n(bucket, kernel, __ATOMIC_RELEASE); /* readers take no lock */
+  }
   pthread_mutex_unlock(&lock);
   return kernel;
 }
