@@ -168,8 +168,9 @@ def _lock(cache: Path) -> Iterator[bool]:
 
 def _remove_unfinished(cache: Path, older_than_s: float) -> None:
     for path in cache.glob(f"{UNFINISHED}*"):
-        if time.time() - path.stat().st_mtime >= older_than_s:
-            shutil.rmtree(path, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process may be as tidy
+            if time.time() - path.stat().st_mtime >= older_than_s:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove_old(cache: Path, current: Path) -> None:

@@ -24,6 +24,8 @@ VERSIONS = {
 
 FAKE_CORE = """
 #include "device.h"
+#include <string.h>
+void vd_fill(void *to, int byte, size_t bytes) { memset(to, byte, bytes); }
 long vd_default(const char *function, int compute) { return function && compute < 0; }
 int cudaRuntimeGetVersion(int *version) { *version = VD_RUNTIME_VERSION; return 0; }
 """
