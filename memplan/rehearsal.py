@@ -66,10 +66,20 @@ def completed(capture: Capture) -> Capture:
 
 
 def has_something_to_report(capture: Capture) -> bool:
-    """Whether a process came as far as a step or a marked phase, or out of memory."""
+    """Whether a process made a step, marked a phase, or ran out of memory."""
     return bool(
-        capture["steps"] or capture["marked"] or uncaught_out_of_memory(capture)
+        _made_a_step(capture) or capture["marked"] or uncaught_out_of_memory(capture)
     )
+
+
+def _made_a_step(capture: Capture) -> bool:
+    """Whether an optimizer stepped; some do within the backward pass.
+
+    One step without an optimizer is all of a program that never updates anything.
+    """
+    steps = capture["steps"]
+    phases = [phase["phase"] for step in steps for phase in step["phases"]]
+    return len(steps) > 1 or "optimizer" in phases
 
 
 def uncaught_out_of_memory(capture: Capture) -> Mapping[str, Any] | None:

@@ -83,6 +83,7 @@ def _agree_with_rank_0() -> None:
     """What rank 0 would broadcast to be compared is what this rank has."""
     lists: Any = import_module(DEEPSPEED)
     lists.get_lst_from_rank0 = list
+    lists.assert_lst_len_same_as_other_ranks = lambda _: None
 
 
 def _meet_nobody(rank: int, world_size: int) -> None:
