@@ -74,7 +74,7 @@ def complete(config: Any) -> None:
     for part in (config, *_parts(config)):
         if hasattr(part, "use_cache"):
             part.use_cache = False
-        if part.model_type == "t5" and part.decoder_start_token_id is None:
+        if part.model_type == "t5" and _start_token(part) is None:
             part.decoder_start_token_id = part.pad_token_id
     if getattr(config, "image_token_id", 0) is None:
         config.image_token_id = config.get_text_config().vocab_size - 1
@@ -106,6 +106,12 @@ def _class_name(model: Model) -> str:
         name: str = model.config.architecture
         return name
     return CLASSES[model.source["model_type"]]
+
+
+def _start_token(config: Any) -> int | None:
+    """What a decoder's answer begins with; a configuration may not have the field."""
+    token: int | None = getattr(config, "decoder_start_token_id", None)
+    return token
 
 
 def _parts(config: Any) -> list[Any]:

@@ -8,8 +8,10 @@ from importlib.util import find_spec
 
 from memplan.errors import PlanError
 from memplan.formulas.optimizers import find_optimizer
+from memplan.formulas.weights import AUTOCAST_DTYPE, STORED_DTYPE
 from memplan.models import Model, find_model
 from memplan.models.batch import batch_of, seq_len_of
+from memplan.models.trainable import trainable_patterns
 from memplan.plan import TrainingPlan
 
 NOT_RUN = {
@@ -42,6 +44,7 @@ def check(plan: TrainingPlan) -> Model:
         )
     if plan.workload == "generate":
         _check_generation(plan, model)
+    _check_dtypes(plan, model)
     _check_model(plan, model)
     for library, purpose in libraries_of(plan, model):
         if find_spec(library) is None:
@@ -82,6 +85,23 @@ def _check_parallelism(plan: TrainingPlan) -> None:
         raise PlanError(
             "FSDP2 offloads optimizer states with parameters and gradients alone.",
             hint="Add --offload-parameters, or choose --sharding deepspeed.",
+        )
+
+
+def _check_dtypes(plan: TrainingPlan, model: Model) -> None:
+    """What is stored differently meets in autocast alone; PEFT casts by itself."""
+    patterns = trainable_patterns(plan, model)
+    is_cast_whole = plan.zero_stage > 0 and plan.sharding == "deepspeed"
+    casts = plan.precision in AUTOCAST_DTYPE or is_cast_whole
+    if casts or not patterns or patterns == ("",):
+        return
+    stored = STORED_DTYPE[plan.precision]
+    frozen = plan.frozen_dtype or model.frozen_dtype or stored
+    if frozen != stored:
+        raise PlanError(
+            f"Frozen parts in {frozen} and trained ones in {stored} meet in autocast "
+            "alone.",
+            hint=f"Use --precision bf16-mixed, or --frozen-dtype {stored}.",
         )
 
 
