@@ -21,9 +21,7 @@ def install(settings: Settings) -> None:
         collectives.install()
     counters = Counters()
     witness = Witness()
-    timeline = Timeline(
-        counters.take, lambda: witness.tags.change_phase(*timeline.where)
-    )
+    timeline = Timeline(counters.take, witness.tags.change_phase)
     stop = Stop(timeline, settings.steps, lambda: capture.write(STOPPED))
     signals = Signals(timeline, witness, stop.if_due)
 

@@ -18,6 +18,8 @@ from memplan.runner.tensors import addresses_of, named_tensors_in
 
 DEEPSPEED_GRADIENTS = ("averaged_gradients", "grad_partitions_flat_buffer")
 """Of its optimizers, beside the gradients of the tensors they update."""
+PARTS = ("quant_state", "CB", "SCB", "ds_tensor")
+"""What libraries hang on a parameter: constants of quantization, a shard of it."""
 COUNTED = ("param_groups", "state")
 CACHES = ("past_key_values", "cache_params", "past_key_value")
 
@@ -52,10 +54,11 @@ class Owners:
     ) -> None:
         """Gradients as they are between the backward pass and the update."""
         for model in models:
-            for name, parameter in model.named_parameters():
-                if parameter.grad is not None:
-                    self._note(parameter.grad, Role.GRADIENT, name, "gradient")
             engine = getattr(model, "optimizer", None)
+            for name, parameter in model.named_parameters():
+                gradient = parameter.grad
+                if gradient is not None and (engine is None or _is_whole(gradient)):
+                    self._note(gradient, Role.GRADIENT, name, "gradient")
             for attribute in DEEPSPEED_GRADIENTS:
                 held = getattr(engine, attribute, None)
                 for _, tensor in named_tensors_in(held):
@@ -115,8 +118,8 @@ class Owners:
         for name, parameter in model.named_parameters():
             known = self._names.setdefault(parameter, name)
             self._note(parameter, role, known, "")
-            for attribute, value in getattr(parameter, "__dict__", {}).items():
-                for tensor in _within(value):
+            for attribute in PARTS:
+                for tensor in _within(getattr(parameter, attribute, None)):
                     self._note(tensor, role, known, attribute)
         for name, buffer in model.named_buffers():
             self._note(buffer, role, self._names.setdefault(buffer, name), "")
@@ -127,6 +130,11 @@ class Owners:
         said = " ".join(filter(None, (leaf, name)))
         for address in addresses_of(tensor):
             self._tags.note(address, Label.of(tensor, role, module, said))
+
+
+def _is_whole(gradient: torch.Tensor) -> bool:
+    """Not a part of the bucket in which DeepSpeed reduces many."""
+    return gradient.untyped_storage().nbytes() == gradient.nbytes
 
 
 def _trains(model: torch.nn.Module) -> bool:

@@ -28,6 +28,9 @@ class Stretch:
 
     name: str
     readings: dict[int, Reading] = field(default_factory=dict)
+    begins: int = 0
+    """The number of the allocator's history at which it begins, and ends."""
+    ends: int | None = None
 
     def add(self, readings: dict[int, Reading]) -> None:
         """It goes on, up to these readings."""
@@ -53,10 +56,10 @@ class Timeline:
     def __init__(
         self,
         take: Callable[[], dict[int, Reading]],
-        on_change: Callable[[], None] = lambda: None,
+        note_change: Callable[[int, str], int] = lambda step, phase: 0,
     ) -> None:
         self._take = take
-        self._on_change = on_change
+        self._note_change = note_change
         self.setup = Stretch(SETUP)
         self.steps: list[Step] = []
         self.marked: list[Stretch] = []
@@ -73,11 +76,6 @@ class Timeline:
     @property
     def phase(self) -> str:
         return self.now.name
-
-    @property
-    def where(self) -> tuple[int, str]:
-        """The number of the step, and the phase."""
-        return self.step_number, self.phase
 
     @property
     def step(self) -> Step | None:
@@ -150,7 +148,7 @@ class Timeline:
             self.steps.pop()
             self.steps[-1].phases += step.phases
             step = self.steps[-1]
-            self._on_change()
+            self._note_change(self.step_number, self.phase)
         if not step.optimizers:
             step.first_update = self._num_updates
         step.optimizers[optimizer] += 1
@@ -165,7 +163,8 @@ class Timeline:
 
     def begin_mark(self, name: str) -> None:
         self.advance()
-        stretch = Stretch(name)
+        begins = self._note_change(self.step_number, self.phase)
+        stretch = Stretch(name, begins=begins)
         self.marked.append(stretch)
         self._marks.append(stretch)
 
@@ -173,6 +172,7 @@ class Timeline:
         self.advance()
         for stretch in reversed(self._marks):
             if stretch.name == name:
+                stretch.ends = self._note_change(self.step_number, self.phase)
                 self._marks.remove(stretch)
                 return
 
@@ -216,13 +216,13 @@ class Timeline:
     def _move(self, name: str) -> None:
         self.advance()
         self._rejoin()
-        self.now = Stretch(name)
+        before, self.now = self.now, Stretch(name)
         if name == EVALUATION:
             self.marked.append(self.now)
         elif self.step is not None:
             self.step.phases.append(self.now)
         self._has_stepped = False
-        self._on_change()
+        before.ends = self.now.begins = self._note_change(self.step_number, name)
 
     def _rejoin(self) -> None:
         """After a backward pass without an optimizer step, that pass went on."""

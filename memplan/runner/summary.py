@@ -17,6 +17,8 @@ from memplan.runner.tags import Tags
 from memplan.runner.versions import versions_in_use
 from memplan.runner.witness import Witness
 
+STEADY_STEPS = 3
+
 
 def seen(
     settings: Settings, timeline: Timeline, signals: Signals, witness: Witness
@@ -43,7 +45,6 @@ def seen(
     device = _busiest_device(timeline)
     witness.look_around(signals.trained, signals.evaluated, signals.optimizers)
     snapshot = torch.cuda.memory._snapshot(device)
-    peak = _peak(timeline.steps, timeline.marked, device)
     return content | {
         "device": _device(device),
         "steps": [_step(step, device) for step in timeline.steps],
@@ -53,7 +54,7 @@ def seen(
             {"name": stretch.name, **_figures(stretch, device)}
             for stretch in timeline.marked
         ],
-        **_attributed(peak, witness.tags, snapshot, device),
+        **_attributed(timeline, witness.tags, snapshot, device),
         **_allocator_state(snapshot, device),
     }
 
@@ -130,53 +131,77 @@ def _figures(stretch: Stretch, device: int) -> dict[str, int]:
     return asdict(stretch.readings.get(device, Reading(0, 0, 0, 0, 0, 0)))
 
 
-def _peak(
-    steps: list[Step], marked: list[Stretch], device: int
-) -> dict[str, Any] | None:
-    """The highest phase of the steady step, which is the last one."""
-    number = steps[-1].number if steps else None
-    phases = steps[-1].phases if steps else marked
-    if not phases:
-        return None
-    figures = [(phase.name, _figures(phase, device)) for phase in phases]
-    name, highest = max(figures, key=lambda some: some[1]["peak_requested_bytes"])
-    return {
-        "step": number,
-        "phase": name,
-        "requested_bytes": highest["peak_requested_bytes"],
-        "allocated_bytes": highest["peak_allocated_bytes"],
-        "reserved_bytes": max(some["peak_reserved_bytes"] for _, some in figures),
-    }
+def _steady(timeline: Timeline, device: int) -> tuple[int | None, list[Stretch]]:
+    """The steady step, which is the last one; or else the highest that was marked."""
+    if timeline.steps:
+        return timeline.steps[-1].number, timeline.steps[-1].phases
+    marked = sorted(timeline.marked, key=lambda stretch: _requested(stretch, device))
+    return None, marked[-1:]
+
+
+def _requested(stretch: Stretch, device: int) -> int:
+    return _figures(stretch, device)["peak_requested_bytes"]
 
 
 def _attributed(
-    peak: dict[str, Any] | None, tags: Tags, snapshot: dict[str, Any], device: int
+    timeline: Timeline, tags: Tags, snapshot: dict[str, Any], device: int
 ) -> dict[str, Any]:
-    """What the peak was held by, and where it was reached."""
-    if peak is None:
+    """Where the peak of the steady step was reached, and what it was held by."""
+    step, stretches = _steady(timeline, device)
+    if not stretches:
         return {"peak": None, "components": None, "holders": [], "assumptions": []}
-    step = peak["step"]
+    highest = max(stretches, key=lambda stretch: _requested(stretch, device))
     history = History(snapshot, device)
-    moment = history.highest(
-        since=tags.step_starts.get(step, 0) if step else 0,
-        until=tags.step_starts.get(step + 1, NEVER) if step else NEVER,
-    )
+    ends = highest.ends or NEVER
+    moment = history.highest(since=highest.begins, until=ends)
     attribution = Attribution(history, tags)
     held = attribution.held(moment)
     place, line = attribution.place_of(moment)
-    assumptions = []
-    if moment.num_bytes != peak["requested_bytes"]:
-        assumptions.append(
-            f"what is held at the peak adds up to {moment.num_bytes} bytes, of "
-            f"{peak['requested_bytes']} requested: the history of the allocator does "
-            "not reach the peak"
-        )
+    figures = _figures(highest, device)
+    peak = {
+        "step": step,
+        "phase": highest.name,
+        "module": place.module,
+        "line": line,
+        "requested_bytes": figures["peak_requested_bytes"],
+        "allocated_bytes": figures["peak_allocated_bytes"],
+        "reserved_bytes": max(
+            _figures(stretch, device)["peak_reserved_bytes"] for stretch in stretches
+        ),
+    }
     return {
-        "peak": {**peak, "module": place.module, "line": line},
+        "peak": peak,
         "components": components_of(held),
         "holders": largest_holders(held),
-        "assumptions": assumptions,
+        "assumptions": _incomplete(moment.num_bytes, figures["peak_requested_bytes"])
+        + _unsteady(timeline, device),
     }
+
+
+def _incomplete(seen_bytes: int, requested_bytes: int) -> list[str]:
+    if seen_bytes == requested_bytes:
+        return []
+    return [
+        f"what is held at the peak adds up to {seen_bytes} bytes, of {requested_bytes} "
+        "requested: the allocator's history does not reach back to it"
+    ]
+
+
+def _unsteady(timeline: Timeline, device: int) -> list[str]:
+    """Batches of unequal size make unequal steps; the first has no states yet."""
+    if len(timeline.steps) < STEADY_STEPS:
+        return []
+    before, last = (
+        max(_requested(phase, device) for phase in step.phases)
+        for step in timeline.steps[-2:]
+    )
+    if before == last:
+        return []
+    number = timeline.steps[-1].number
+    return [
+        f"steps differ: step {number} requested {last} bytes at its peak, step "
+        f"{number - 1} {before}"
+    ]
 
 
 def _allocator_state(snapshot: dict[str, Any], device: int) -> dict[str, Any]:

@@ -46,8 +46,7 @@ class Tags:
         """Numbers at which an autograd function was about to run."""
         self.backward_ends: list[int] = []
         """Numbers from which on a backward pass was over."""
-        self.step_starts: dict[int, int] = {}
-        """The first number of each step."""
+        self._step_begins = 0
         self._numbers = itertools.count(1)
         self._last = 0
         self._local = threading.local()
@@ -69,7 +68,7 @@ class Tags:
         self.put(module)
         self.node_starts.append(self._last)
 
-    def change_phase(self, step: int, phase: str) -> None:
+    def change_phase(self, step: int, phase: str) -> int:
         """The program has come to another phase; a step may turn out to be the last."""
         is_new_step = step > self.step
         was_backward = self.phase == BACKWARD
@@ -79,8 +78,9 @@ class Tags:
         if was_backward:
             self.backward_ends.append(self._last)
         if is_new_step:
-            self.step_starts[step] = self._last
-            self._forget_before(self.step_starts.get(step - 1, 0))
+            self._forget_before(self._step_begins)
+            self._step_begins = self._last
+        return self._last
 
     def note(self, address: int, label: Label) -> None:
         """Remember what the block now at an address is."""
