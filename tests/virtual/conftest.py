@@ -4,11 +4,13 @@ def test_the_card_is_there(run_on):
     assert run_on("h100-80gb", "import torch; print(torch.cuda.device_count())") == "1"
 """
 
+import functools
 import os
 import subprocess
 import sys
 import textwrap
 
+import bare
 import pytest
 
 from memplan.errors import VirtualDeviceError
@@ -62,3 +64,18 @@ def run_on(virtual_env):
         return done.stdout.strip()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def run_bare(tmp_path_factory):
+    """Runs code on the runtime and driver alone, by the CUDA version they play."""
+
+    @functools.cache
+    def runner(cuda_major):
+        try:
+            paths = bare.compile_bare(tmp_path_factory.mktemp("bare"), cuda_major)
+        except VirtualDeviceError as error:
+            pytest.skip(error.message)
+        return functools.partial(bare.run, paths)
+
+    return runner

@@ -27,6 +27,13 @@ int vd_is_mapped_here(const void *start, size_t bytes);
 /* Where the segment around an address ends, if not before `limit`. */
 uintptr_t vd_end_of_segment(uintptr_t start, uintptr_t limit);
 
+/* Device memory that a pool hands out in parts. */
+void *vd_allocate_unit(int device, size_t bytes); /* NULL: no room */
+void vd_release_unit(void *pointer);
+
+/* ---- pools.c ---- */
+int vd_free_from_pool(void *pointer); /* 0: done */
+
 /* ---- values.c ---- */
 int vd_has_value(const void *start); /* true where the host wrote this byte */
 /* Memory that was given back: no values lie there any more, and no blocks. */

@@ -11,10 +11,16 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+typedef enum {
+  DESCRIBED, /* by vd_add_range: its memory is somebody else's affair */
+  PROGRAM,   /* of vd_allocate */
+  POOL,      /* of vd_allocate_unit: the program is given parts of it */
+} owner;
+
 typedef struct {
   vd_node node; /* its key is the start */
   vd_range range;
-  int allocated; /* by vd_allocate; others are only described here */
+  owner owner;
 } entry;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -92,14 +98,14 @@ static entry *entry_around(const void *pointer)
   return found && (uintptr_t)pointer - found->range.start < found->range.bytes ? found : NULL;
 }
 
-static int add_entry(vd_range range, int allocated)
+static int add_entry(vd_range range, owner owner)
 {
   entry *new = calloc(1, sizeof *new);
   if (!new)
     return -1;
   new->node.key = range.start;
   new->range = range;
-  new->allocated = allocated;
+  new->owner = owner;
   pthread_mutex_lock(&lock);
   int taken = entry_around((void *)range.start) != NULL;
   if (!taken)
@@ -110,12 +116,12 @@ static int add_entry(vd_range range, int allocated)
   return taken ? -1 : 0;
 }
 
-/* The entry that starts here, taken out; NULL: there is none of this sort */
-static entry *take_entry(const void *start, int allocated)
+/* The entry that starts here, taken out; NULL: this owner has none */
+static entry *take_entry(const void *start, owner owner)
 {
   pthread_mutex_lock(&lock);
   entry *found = entry_around(start);
-  if (found && (found->range.start != (uintptr_t)start || found->allocated != allocated))
+  if (found && (found->range.start != (uintptr_t)start || found->owner != owner))
     found = NULL;
   if (found)
     vd_remove(&entries, found->node.key);
@@ -135,12 +141,12 @@ int vd_find(const void *pointer, vd_range *found)
 
 int vd_add_range(void *start, size_t bytes, vd_kind kind, int device)
 {
-  return add_entry((vd_range){(uintptr_t)start, bytes, kind, device}, 0);
+  return add_entry((vd_range){(uintptr_t)start, bytes, kind, device}, DESCRIBED);
 }
 
 int vd_drop_range(void *start)
 {
-  entry *dropped = take_entry(start, 0);
+  entry *dropped = take_entry(start, DESCRIBED);
   if (!dropped)
     return -1;
   if (dropped->range.kind == VD_DEVICE)
@@ -156,10 +162,10 @@ uintptr_t vd_end_of_segment(uintptr_t start, uintptr_t limit)
   pthread_mutex_lock(&lock);
   while (end < limit) {
     entry *holder = entry_around((void *)end);
-    if (!holder || (end > start && holder->allocated))
+    if (!holder || (end > start && holder->owner != DESCRIBED))
       break;
     end = holder->range.start + holder->range.bytes;
-    if (holder->allocated)
+    if (holder->owner != DESCRIBED)
       break;
   }
   pthread_mutex_unlock(&lock);
@@ -170,7 +176,7 @@ int vd_is_mapped_here(const void *start, size_t bytes)
 {
   pthread_mutex_lock(&lock);
   entry *holder = entry_around(start);
-  int ours = holder && holder->allocated && holder->range.kind != VD_DEVICE &&
+  int ours = holder && holder->owner != DESCRIBED && holder->range.kind != VD_DEVICE &&
              bytes <= holder->range.bytes - ((uintptr_t)start - holder->range.start);
   pthread_mutex_unlock(&lock);
   return ours;
@@ -209,7 +215,7 @@ static uintptr_t map_host_memory(size_t bytes)
   return (uintptr_t)start;
 }
 
-void *vd_allocate(int device, size_t bytes, vd_kind kind)
+static void *allocate_for(owner owner, int device, size_t bytes, vd_kind kind)
 {
   if (bytes > SIZE_MAX - VD_PAGE)
     return NULL;
@@ -218,7 +224,7 @@ void *vd_allocate(int device, size_t bytes, vd_kind kind)
       kind == VD_DEVICE ? take_device_memory(device, bytes) : map_host_memory(bytes);
   if (!start)
     return NULL;
-  if (!add_entry((vd_range){start, bytes, kind, device}, 1))
+  if (!add_entry((vd_range){start, bytes, kind, device}, owner))
     return (void *)start;
   if (kind == VD_DEVICE)
     give_device_memory(device, start, bytes);
@@ -227,9 +233,9 @@ void *vd_allocate(int device, size_t bytes, vd_kind kind)
   return NULL;
 }
 
-int vd_release(void *pointer)
+static int release_of(owner owner, void *pointer)
 {
-  entry *released = take_entry(pointer, 1);
+  entry *released = take_entry(pointer, owner);
   if (!released)
     return -1;
   vd_range range = released->range;
@@ -239,4 +245,24 @@ int vd_release(void *pointer)
   else
     munmap(pointer, range.bytes);
   return 0;
+}
+
+void *vd_allocate(int device, size_t bytes, vd_kind kind)
+{
+  return allocate_for(PROGRAM, device, bytes, kind);
+}
+
+int vd_release(void *pointer)
+{
+  return release_of(PROGRAM, pointer);
+}
+
+void *vd_allocate_unit(int device, size_t bytes)
+{
+  return allocate_for(POOL, device, bytes, VD_DEVICE);
+}
+
+void vd_release_unit(void *pointer)
+{
+  release_of(POOL, pointer);
 }

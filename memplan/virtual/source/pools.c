@@ -58,7 +58,7 @@ static uintptr_t take(vd_pool *pool, size_t bytes)
   if (start)
     return start;
   size_t unit = (bytes + UNIT - 1) / UNIT * UNIT;
-  start = (uintptr_t)vd_allocate(pool->device, unit, VD_DEVICE);
+  start = (uintptr_t)vd_allocate_unit(pool->device, unit);
   if (!start)
     return 0;
   vd_add_unit(&pool->space, (vd_span){start, unit}, bytes);
@@ -69,7 +69,7 @@ static uintptr_t take(vd_pool *pool, size_t bytes)
 
 static void release_unit(vd_pool *pool, vd_span unit)
 {
-  vd_release((void *)unit.start);
+  vd_release_unit((void *)unit.start);
   pool->reserved -= unit.bytes;
 }
 
@@ -130,8 +130,7 @@ VD_EXPORT cudaError_t cudaMallocFromPoolAsync(void **pointer, size_t bytes,
   return vd_result(allocate_from(pool, pointer, bytes));
 }
 
-/* What cudaMalloc gave may be freed here, too. */
-VD_EXPORT cudaError_t cudaFreeAsync(void *pointer, cudaStream_t stream)
+int vd_free_from_pool(void *pointer)
 {
   pthread_mutex_lock(&lock);
   allocation *freed = (allocation *)vd_remove(&allocations, (uintptr_t)pointer);
@@ -141,9 +140,15 @@ VD_EXPORT cudaError_t cudaFreeAsync(void *pointer, cudaStream_t stream)
     give(freed->pool, freed->node.key, freed->bytes);
   }
   pthread_mutex_unlock(&lock);
-  if (!freed && pointer && vd_release(pointer))
-    return vd_result(cudaErrorInvalidValue);
   free(freed);
+  return freed ? 0 : -1;
+}
+
+/* What cudaMalloc gave may be freed here, and what a pool gave by cudaFree. */
+VD_EXPORT cudaError_t cudaFreeAsync(void *pointer, cudaStream_t stream)
+{
+  if (pointer && vd_free_from_pool(pointer) && vd_release(pointer))
+    return vd_result(cudaErrorInvalidValue);
   return cudaSuccess;
 }
 

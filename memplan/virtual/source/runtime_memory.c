@@ -56,7 +56,7 @@ VD_EXPORT cudaError_t cudaFree(void *pointer)
   if (error)
     return vd_result(error);
   vd_use_device(vd_current_device());
-  if (pointer && vd_release(pointer))
+  if (pointer && vd_release(pointer) && vd_free_from_pool(pointer))
     return vd_result(cudaErrorInvalidValue);
   return cudaSuccess;
 }
