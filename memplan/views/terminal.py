@@ -175,7 +175,7 @@ def _where(report: MemoryReport) -> str:
         where += f"; the first step peaks at {format_gib(max(first))}"
     if report.setup_peak_allocated_bytes:
         size = format_gib(report.setup_peak_allocated_bytes)
-        where += f"; before it, the highest point is {size}"
+        where += f"; before the first step, at most {size}"
     return where
 
 

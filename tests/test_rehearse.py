@@ -1,0 +1,311 @@
+"""Plans and programs into reports, with a launcher that answers from captures."""
+
+import json
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from captures import MIB, capture, figures, out_of_memory_capture, step
+
+import memplan.virtual_run
+from memplan import TrainingPlan, rehearse, rehearse_program
+from memplan.errors import CommandError, PlanError, ProgramError, UnknownNameError
+from memplan.runner.launch import Outcome
+from memplan.units import GiB
+
+PROGRAM = [sys.executable, "-c", "pass"]
+NOTHING = {"device": None, "ended": "finished", "error": None, "rank": 0}
+
+
+class Launcher:
+    """Stands in for the launcher and the card; keeps what it was asked for."""
+
+    def __init__(self):
+        self.programs = []
+        self.cards = []
+        self.outcomes = [self.outcome(capture())]
+
+    @staticmethod
+    def outcome(*captures, exit_code=0, is_repeatable=True):
+        return Outcome(
+            exit_code=exit_code, captures=captures, is_repeatable=is_repeatable
+        )
+
+    def launch(self, program):
+        self.programs.append(program)
+        return self.outcomes[min(len(self.programs), len(self.outcomes)) - 1]
+
+    def virtual_environment(self, python, gpu, **options):
+        self.cards.append({"python": python, "gpu": gpu, **options})
+
+        return SimpleNamespace(
+            variables={"LD_PRELOAD": "card"},
+            assumptions=("the card is made up",),
+            warnings=("the cache is full",),
+        )
+
+
+@pytest.fixture
+def launcher(monkeypatch):
+    made = Launcher()
+    monkeypatch.setattr(memplan.virtual_run, "launch", made.launch)
+    monkeypatch.setattr(
+        memplan.virtual_run, "virtual_environment", made.virtual_environment
+    )
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    return made
+
+
+def test_a_program_is_started_as_it_was_written(launcher):
+    report = rehearse_program(PROGRAM, gpu="rtx-4090", steps=5)
+    [program] = launcher.programs
+    assert list(program.command) == PROGRAM
+    assert (program.steps, program.rank, program.world_size) == (5, None, None)
+    assert report.command == tuple(PROGRAM)
+    assert report.plan is None
+    assert report.model.name == "Decoder"
+
+
+def test_the_card_is_that_of_the_catalogue_or_of_the_given_size(launcher):
+    rehearse_program(PROGRAM, gpu="rtx-4090", gpu_memory_bytes=3 * GiB)
+    [card] = launcher.cards
+    assert card["gpu"].total_bytes == 3 * GiB
+    assert card["python"] == sys.executable
+    assert card["num_devices"] == 1
+
+
+def test_what_the_card_assumes_is_in_the_report_and_its_warnings_are_said(launcher):
+    said = []
+    report = rehearse_program(PROGRAM, say=said.append)
+    assert "the card is made up" in report.assumptions
+    assert said == ["the cache is full"]
+
+
+def test_one_process_plays_a_rank_of_many(launcher):
+    report = rehearse_program(PROGRAM, num_gpus=64, rank=9)
+    [program] = launcher.programs
+    assert (program.rank, program.world_size) == (9, 64)
+    assert launcher.cards[0]["num_devices"] == 8
+    assert any("plays rank 9 of 64" in line for line in report.assumptions)
+
+
+def test_without_a_number_of_gpus_a_launcher_starts_its_own_ranks(launcher):
+    ranks = [capture(rank=rank, world_size=2) for rank in (0, 1)]
+    launcher.outcomes = [launcher.outcome(*ranks)]
+    command = [*PROGRAM, "--nproc-per-node", "2"]
+    report = rehearse_program(command)
+    assert launcher.programs[0].world_size is None
+    assert launcher.cards[0]["num_devices"] == 2
+    assert report.num_gpus == 2
+    assert any("2 processes used a card" in line for line in report.assumptions)
+
+
+def test_a_plan_is_the_program_that_trains_it(launcher):
+    plans = []
+    launch = launcher.launch
+
+    def read_plan(program):
+        with open(program.command[-1]) as file:
+            plans.append(json.load(file))
+        return launch(program)
+
+    memplan.virtual_run.launch = read_plan
+    plan = TrainingPlan(model="gpt2", gpu="a100-80gb", num_gpus=8, zero_stage=2)
+    report = rehearse(plan, rank=3)
+    assert TrainingPlan(**{**plans[0], "lora_targets": ()}) == plan
+    [program] = launcher.programs
+    assert program.command[1:3] == ("-m", "memplan.runner.training")
+    assert (program.rank, program.world_size) == (3, 8)
+    assert report.plan == plan
+    assert report.command is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": None, "parameters": 7}, "no model to run"),
+        ({"torch": "2.12"}, "the torch that is installed"),
+        ({"accounting": "zero"}, "is a convention"),
+    ],
+)
+def test_what_only_an_estimate_can_answer_is_refused(launcher, changes, says):
+    with pytest.raises(PlanError, match=says):
+        rehearse(replace(TrainingPlan(model="gpt2"), **changes))
+    assert launcher.programs == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"gpu": "rtx-409"}, UnknownNameError),
+        ({"rank": 1}, PlanError),
+        ({"rank": -1, "num_gpus": 4}, PlanError),
+        ({"rank": 4, "num_gpus": 4}, PlanError),
+        ({"steps": 0}, PlanError),
+        ({"gpu_memory_bytes": 0}, PlanError),
+        ({"headroom_fraction": 1.0}, PlanError),
+        ({"require": ("rich==0",)}, CommandError),
+    ],
+)
+def test_mistakes_are_found_before_anything_starts(launcher, options, error):
+    with pytest.raises(error):
+        rehearse_program(PROGRAM, **options)
+    assert launcher.programs == []
+
+
+@pytest.mark.parametrize(
+    ("captures", "says", "hint"),
+    [
+        ((), "never imported torch", "PYTHONPATH"),
+        ((NOTHING,), "never used CUDA", "cuda:0"),
+        ((capture(steps=[]),), "no training step", "memplan.phase"),
+        (
+            (capture(steps=[{"step": 1, "phases": step(1, 0)["phases"][:3]}]),),
+            "no training step",
+            "memplan.phase",
+        ),
+    ],
+)
+def test_a_program_in_which_there_was_nothing_to_see(launcher, captures, says, hint):
+    launcher.outcomes = [launcher.outcome(*captures)]
+    with pytest.raises(ProgramError, match=says) as caught:
+        rehearse_program(PROGRAM)
+    assert caught.value.exit_code == 2
+    assert hint in caught.value.hint
+
+
+def test_marked_phases_are_enough_to_report(launcher):
+    marked = [{"name": "generate", **figures(800, 810, 900, 90)}]
+    seen = capture(steps=[], peak=None, components=None, marked=marked)
+    launcher.outcomes = [launcher.outcome(seen)]
+    assert rehearse_program(PROGRAM).peak.phase == "generate"
+
+
+def test_a_program_that_fails_leaves_with_its_own_code_and_last_line(launcher):
+    crashed = capture(ended="crashed", error="ValueError: mine", steps=[])
+    launcher.outcomes = [launcher.outcome(crashed, exit_code=7)]
+    with pytest.raises(ProgramError, match="ValueError: mine") as caught:
+        rehearse_program(PROGRAM)
+    assert caught.value.exit_code == 7
+
+
+def test_a_program_that_fails_after_some_steps_has_failed(launcher):
+    crashed = capture(ended="crashed", error="ValueError: mine")
+    launcher.outcomes = [launcher.outcome(crashed, exit_code=1)]
+    with pytest.raises(ProgramError):
+        rehearse_program(PROGRAM)
+
+
+def test_what_a_script_does_after_the_last_step_may_fail(launcher):
+    launcher.outcomes = [launcher.outcome(capture(), exit_code=1)]
+    report = rehearse_program(PROGRAM)
+    assert any("left with exit code 1" in line for line in report.assumptions)
+
+
+def test_a_process_without_a_card_does_not_count(launcher):
+    launcher.outcomes = [launcher.outcome(NOTHING, capture())]
+    report = rehearse_program(PROGRAM)
+    assert not any("processes" in line for line in report.assumptions)
+
+
+def test_addresses_that_change_from_run_to_run_are_told(launcher):
+    launcher.outcomes = [launcher.outcome(capture(), is_repeatable=False)]
+    report = rehearse_program(PROGRAM)
+    assert any("same addresses" in line for line in report.assumptions)
+
+
+def out_of_memory(launcher, *others):
+    """The first run ends out of memory; what the others come to."""
+    launcher.outcomes = [
+        launcher.outcome(out_of_memory_capture(), exit_code=1),
+        *others,
+    ]
+
+
+def test_out_of_memory_is_run_again_without_a_limit_and_with_growing_segments(launcher):
+    fits = launcher.outcome(capture())
+    out_of_memory(launcher, fits, fits)
+    said = []
+    report = rehearse_program(PROGRAM, gpu="rtx-4090", say=said.append)
+    limits = [card["total_bytes"] for card in launcher.cards]
+    assert limits[0] is None
+    assert limits[1] > 1000 * GiB
+    assert limits[2] is None
+    settings = launcher.programs[2].environment["PYTORCH_CUDA_ALLOC_CONF"]
+    assert settings == "expandable_segments:True"
+    assert [program.is_quiet for program in launcher.programs] == [False, True, True]
+    assert len(said) == 3
+    assert not report.fits
+    assert report.out_of_memory.asked_bytes == 300 * MIB
+    assert report.out_of_memory.needed_bytes == 3500 * MIB
+    assert report.peak.step == 3
+    first, *cards = report.out_of_memory.remedies
+    assert first.change == "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+    assert all(remedy.change.startswith("--gpu") for remedy in cards)
+    assert any("second rehearsal" in line for line in report.assumptions)
+
+
+def test_the_users_own_settings_of_the_allocator_are_kept(launcher, monkeypatch):
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
+    fits = launcher.outcome(capture())
+    out_of_memory(launcher, fits, fits)
+    rehearse_program(PROGRAM)
+    settings = launcher.programs[2].environment["PYTORCH_CUDA_ALLOC_CONF"]
+    assert settings == "max_split_size_mb:64,expandable_segments:True"
+
+
+def test_growing_segments_are_not_tried_twice_or_in_vain(launcher, monkeypatch):
+    out_of_memory(launcher, launcher.outcome(capture()))
+    rehearse_program(PROGRAM, gpu_memory_bytes=2 * GiB)
+    assert len(launcher.programs) == 2  # what it needs at once is more than the card
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    launcher.programs.clear()
+    rehearse_program(PROGRAM)
+    assert len(launcher.programs) == 2
+
+
+def test_growing_segments_that_are_not_enough_are_no_remedy(launcher):
+    out_of_memory(
+        launcher,
+        launcher.outcome(capture()),
+        launcher.outcome(out_of_memory_capture(), exit_code=1),
+    )
+    report = rehearse_program(PROGRAM, gpu="rtx-4090")
+    changes = [remedy.change for remedy in report.out_of_memory.remedies]
+    assert all(change.startswith("--gpu") for change in changes)
+
+
+def test_where_the_second_run_fails_the_first_is_the_report(launcher):
+    failed = launcher.outcome(exit_code=3)
+    out_of_memory(launcher, failed, failed)
+    report = rehearse_program(PROGRAM, gpu="rtx-4090")
+    assert not report.fits
+    assert report.out_of_memory.needed_bytes is None
+    assert report.out_of_memory.remedies == ()
+    assert report.peak.phase == "backward"
+    assert report.peak.allocated_bytes == 2200 * MIB
+
+
+def test_a_plan_is_told_which_of_its_changes_would_fit(launcher):
+    out_of_memory(launcher, launcher.outcome(capture()))
+    plan = TrainingPlan(
+        model="gpt2",
+        gpu="rtx-4090",
+        gpu_memory_bytes=3 * GiB,
+        per_device_train_batch_size=4,
+    )
+    report = rehearse(plan)
+    changes = {remedy.change: remedy for remedy in report.out_of_memory.remedies}
+    assert changes["--activation-checkpointing full"].basis == "estimated"
+
+
+def test_a_snapshot_is_of_the_first_run_alone(launcher, tmp_path):
+    fits = launcher.outcome(capture())
+    out_of_memory(launcher, fits, fits)
+    rehearse_program(PROGRAM, snapshot=tmp_path / "snapshot.pickle")
+    assert [bool(program.snapshot) for program in launcher.programs] == [
+        True,
+        False,
+        False,
+    ]
