@@ -101,7 +101,8 @@ class Attribution:
         if block.num_bytes in WORKSPACE_BYTES and block.freed == NEVER:
             return Label(Role.WORKSPACE, "", "cuBLAS workspace")
         if born.phase == SETUP:
-            return labels.get(Role.UNKNOWN, Label(Role.UNKNOWN))
+            unknown = labels.get(Role.UNKNOWN, Label(Role.UNKNOWN))
+            return labels.get(Role.COPY, unknown)
         name = f"temporary of {born.node or born.phase}"
         return labels.get(Role.PASSING, Label(Role.PASSING, module, name))
 

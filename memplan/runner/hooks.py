@@ -20,7 +20,7 @@ def install(settings: Settings) -> None:
     if settings.virtual:
         collectives.install()
     counters = Counters()
-    witness = Witness()
+    witness = Witness(settings.steps)
     timeline = Timeline(counters.take, witness.tags.change_phase)
     stop = Stop(timeline, settings.steps, lambda: capture.write(STOPPED))
     signals = Signals(timeline, witness, stop.if_due)

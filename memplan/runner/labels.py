@@ -30,6 +30,7 @@ class Role(Enum):
     LEAF_GRADIENT = ("leaf gradient", "gradients")
     PASSING = ("passing", "temporary_buffers")
     WORKSPACE = ("workspace", "temporary_buffers")
+    COPY = ("copy", "functionality_specific")
     UNKNOWN = ("unknown", "unattributed")
 
     @property

@@ -108,10 +108,18 @@ class Owners:
             self._note_model(model, Role.EXTRA)
 
     def note_others(self) -> None:
-        """Shapes, at least, of whatever else Python knows."""
+        """Whatever else Python knows: its shape at least.
+
+        Averaged weights are often kept as bare tensors, which only their shape gives
+        away.
+        """
+        shapes = {tensor.shape for tensor in self._names}
         for tensor in _alive(torch.Tensor):
             if tensor not in self._names:
-                self._note(tensor, Role.UNKNOWN, "", "")
+                is_copy = tensor.shape in shapes and not tensor.requires_grad
+                name = "in the shape of a weight" if is_copy else ""
+                role = Role.COPY if is_copy else Role.UNKNOWN
+                self._note(tensor, role, "", name)
 
     def _note_model(self, model: torch.nn.Module, role: Role) -> None:
         """A tensor that belongs to two models is the first one's."""

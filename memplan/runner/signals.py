@@ -128,7 +128,9 @@ class Signals:
 
     def note_states(self) -> None:
         """A step begins, or a model is seen for the first time."""
-        self._witness.step_begins(self.trained, self.evaluated, self.optimizers)
+        number = self._timeline.step_number
+        used = self.evaluated
+        self._witness.step_begins(number, self.trained, used, self.optimizers)
 
     # Losses
 

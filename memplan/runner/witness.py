@@ -23,7 +23,8 @@ Optimizers = Iterable[torch.optim.Optimizer]
 class Witness:
     """Sees what allocates, and who holds it."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
         self.tags = Tags()
         self._graph = Graph(self.tags)
         self._owners = Owners(self.tags)
@@ -51,9 +52,13 @@ class Witness:
         self._owners.note_caches(output)
 
     def step_begins(
-        self, trained: Models, used: Models, optimizers: Optimizers
+        self, number: int, trained: Models, used: Models, optimizers: Optimizers
     ) -> None:
-        self._owners.note_states(trained, used, optimizers)
+        """The last step may end the program: all that is alive is looked at before."""
+        if number >= self._steps:
+            self.look_around(trained, used, optimizers)
+        else:
+            self._owners.note_states(trained, used, optimizers)
         self._owners.note_gradients(trained, optimizers)
 
     def backward_begins(self, roots: Any) -> None:
@@ -70,7 +75,7 @@ class Witness:
     def look_around(
         self, trained: Models, used: Models, optimizers: Optimizers
     ) -> None:
-        """Once, and thoroughly: all that is alive now."""
+        """Thoroughly: all that is alive now."""
         self._owners.note_states(trained, used, optimizers)
         self._owners.note_unused_models()
         self._owners.note_others()
