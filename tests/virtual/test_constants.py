@@ -10,8 +10,7 @@ import pytest
 from memplan.virtual.libraries import SOURCE
 
 HEADERS = {
-    "cudnn": ["cudnn/include/cudnn_graph.h", "cudnn/include/cudnn_ops.h"]
-    + ["cudnn/include/cudnn_adv.h"],
+    "cudnn": [f"cudnn/include/cudnn_{part}.h" for part in ("graph", "ops", "adv")],
     "nccl": ["nccl/include/nccl.h"],
     "cublas": ["cu13/include/cublas_api.h"],
     "cublaslt": ["cu13/include/cublas_api.h"],
