@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import shorten
 
 from memplan.errors import ProgramError
 from memplan.rehearsal import (
@@ -20,6 +21,8 @@ from memplan.rehearsal import (
 )
 from memplan.runner.launch import Outcome, Program, launch
 from memplan.virtual import virtual_environment
+
+LONGEST_ERROR = 120
 
 Say = Callable[[str], None]
 
@@ -100,7 +103,7 @@ def _chosen(outcome: Outcome, run: VirtualRun) -> Capture:
     if outcome.exit_code == 0:
         raise _nothing_seen(outcome, name)
     errors = [capture["error"] for capture in outcome.captures if capture["error"]]
-    said = f" ({errors[0]})" if errors else ""
+    said = f" ({shorten(errors[0], LONGEST_ERROR)})" if errors else ""
     raise ProgramError(
         f"{name} left with exit code {outcome.exit_code}{said}.",
         hint="That is the program's own error; what it printed is above.",

@@ -1,6 +1,6 @@
 """One process as rank r of W: its peers are not there, and nobody waits for them.
 
-    launcher    torchrun and accelerate start one process on one machine
+    launcher    torchrun, accelerate and mp.spawn start one process on one machine
     place       RANK, WORLD_SIZE and the rest say what they would say to that rank
     meeting     init_process_group meets at a store that answers for every peer
     gloo        which needs its peers, gives way to PyTorch's fake process group
@@ -58,6 +58,7 @@ def install(rank: int, world_size: int) -> None:
     after_import(LAUNCHER, _start_one_process)
     if rank > 0:
         after_import(DEEPSPEED, _agree_with_rank_0)
+    _spawn_one_process(rank)
     if dist.is_available():
         _meet_nobody(rank, world_size)
         _need_no_peers()
@@ -77,6 +78,28 @@ def _start_one_process() -> None:
         return launch_agent(config, *args, **kwargs)
 
     launcher.launch_agent = launch_one
+
+
+def _spawn_one_process(rank: int) -> None:
+    """torch.multiprocessing.spawn starts the one of its processes that is this rank."""
+    spawning: Any = import_module("torch.multiprocessing.spawn")
+    start = spawning.start_processes
+
+    @functools.wraps(start)
+    def start_one(
+        fn: Callable[..., Any], args: Any = (), nprocs: int = 1, *more: Any, **kw: Any
+    ) -> Any:
+        if nprocs > 1:
+            fn, nprocs = functools.partial(_call_as, fn, rank % nprocs), 1
+        return start(fn, args, nprocs, *more, **kw)
+
+    for module in (spawning, import_module("torch.multiprocessing")):
+        module.start_processes = start_one  # type: ignore[attr-defined]
+
+
+def _call_as(fn: Callable[..., Any], index: int, _: int, *args: Any) -> Any:
+    """The function of a spawned process, as the process with that index."""
+    return fn(index, *args)
 
 
 def _agree_with_rank_0() -> None:

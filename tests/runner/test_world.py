@@ -184,3 +184,36 @@ def test_a_launcher_starts_one_process_as_the_rank_to_play(tmp_path, launcher):
     assert done.returncode == 0, done.stderr
     [line] = done.stdout.splitlines()
     assert json.loads(line)[:2] == ["5", "64"]
+
+
+SPAWNING = """
+    import json
+    import torch.distributed as dist
+    import torch.multiprocessing as mp
+
+    def train(index, world_size):
+        address = "tcp://127.0.0.1:29999"
+        dist.init_process_group("gloo", address, rank=index, world_size=world_size)
+        dist.barrier()
+        print(json.dumps([index, dist.get_world_size()]), flush=True)
+        dist.destroy_process_group()
+
+    if __name__ == "__main__":
+        mp.spawn(train, args=(8,), nprocs=8)
+"""
+
+
+def test_of_spawned_processes_the_one_to_play_is_started(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(STARTER))
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(SPAWNING))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=100,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [[5, 8]]
