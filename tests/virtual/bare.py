@@ -83,13 +83,14 @@ def compile_bare(folder, cuda_major):
     compiler = find_compiler()
     macros = [f"-DVD_CUDA={cuda_major}", f"-DVD_RUNTIME_VERSION={cuda_major}000"]
     paths = {}
-    for name, needed in (("libcudart", []), ("libcuda", ["libcudart.so"])):
+    for name in ("libcudart", "libcuda"):
         library = next(lib for lib in LIBRARIES if lib.name == name)
+        needed = list(paths.values())
         sources = map(str, library.sources())
         options = ["-pthread", "-Wl,-rpath,$ORIGIN", "-ldl"]
-        output = ["-o", f"{name}.so", f"-Wl,-soname,{name}.so"]
+        paths[name] = str(folder / library.soname(cuda_major))
+        output = ["-o", paths[name], f"-Wl,-soname,{library.soname(cuda_major)}"]
         compiler.run([*STRICT, *macros, *sources, *needed, *output, *options], folder)
-        paths[name] = str(folder / f"{name}.so")
     return paths
 
 

@@ -333,7 +333,8 @@ static const struct {
      "operation not permitted when stream is capturing"},
     {901, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
      "operation failed due to a previous error during capture"},
-    {912, "CUDA_ERROR_INVALID_CLUSTER_SIZE", "invalid cluster size"},
+    {912, "CUDA_ERROR_INVALID_CLUSTER_SIZE",
+     "a kernel launch error has occurred due to cluster misconfiguration"},
     {999, "CUDA_ERROR_UNKNOWN", "unknown error"},
 };
 enum { NUM_TEXTS = sizeof texts / sizeof *texts };

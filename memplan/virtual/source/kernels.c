@@ -63,16 +63,37 @@ static vd_kernel **bucket_of(const void *key)
 }
 
 /* By hundreds at a time: PyTorch alone registers tens of thousands. */
+enum { RECORDS = 512 };
+
+typedef struct slab {
+  struct slab *next;
+  vd_kernel records[RECORDS];
+} slab;
+
+static slab *slabs; /* the newest first */
+
+/* With the lock held */
 static vd_kernel *next_record(void)
 {
-  enum { RECORDS = 512 };
-  static vd_kernel *records;
   static int num_left;
   if (!num_left) {
-    records = calloc(RECORDS, sizeof *records);
-    num_left = records ? RECORDS : 0;
+    slab *new = calloc(1, sizeof *new);
+    if (!new)
+      return NULL;
+    new->next = slabs;
+    __atomic_store_n(&slabs, new, __ATOMIC_RELEASE);
+    num_left = RECORDS;
   }
-  return num_left ? &records[RECORDS - num_left--] : NULL;
+  return &slabs->records[RECORDS - num_left--];
+}
+
+static int is_record(const void *pointer)
+{
+  const slab *s = __atomic_load_n(&slabs, __ATOMIC_ACQUIRE);
+  for (; s; s = s->next)
+    if (pointer >= (void *)s->records && pointer < (void *)(s->records + RECORDS))
+      return 1;
+  return 0;
 }
 
 static vd_kernel *add_kernel(vd_module *module, const void *host_function, const char *name)
@@ -106,9 +127,9 @@ vd_kernel *vd_new_kernel(const char *name)
 vd_kernel *vd_find_kernel(const void *host_function)
 {
   vd_kernel *kernel = __atomic_load_n(bucket_of(host_function), __ATOMIC_ACQUIRE);
-  while (kernel && kernel->key != host_function && kernel != host_function)
+  while (kernel && kernel->key != host_function)
     kernel = kernel->next;
-  return kernel;
+  return kernel || !is_record(host_function) ? kernel : (vd_kernel *)host_function;
 }
 
 const char *vd_kernel_name(const vd_kernel *kernel)

@@ -85,7 +85,8 @@ static const error_text texts[] = {
      "operation would make the legacy stream depend on a capturing blocking stream"},
     {907, "cudaErrorCapturedEvent",
      "operation not permitted on an event last recorded in a capturing stream"},
-    {912, "cudaErrorInvalidClusterSize", "invalid cluster size"},
+    {912, "cudaErrorInvalidClusterSize",
+     "a kernel launch error has occurred due to cluster misconfiguration"},
     {999, "cudaErrorUnknown", "unknown error"},
 };
 
