@@ -11,15 +11,19 @@ def after_import(name: str, action: Callable[[], None]) -> None:
     if name in sys.modules:
         action()
         return
+    for finder in sys.meta_path:
+        if isinstance(finder, _Watcher) and finder.name == name:
+            finder.actions.append(action)
+            return
     sys.meta_path.insert(0, _Watcher(name, action))
 
 
 class _Watcher:
-    """Finds its module as the others would, and has its loader call the action."""
+    """Finds its module as the others would, and has its loader call the actions."""
 
     def __init__(self, name: str, action: Callable[[], None]) -> None:
         self.name = name
-        self.action = action
+        self.actions = [action]
 
     def find_spec(
         self,
@@ -29,9 +33,8 @@ class _Watcher:
     ) -> ModuleSpec | None:
         if fullname != self.name:
             return None
-        for finder in sys.meta_path:
-            if finder is self:
-                continue
+        # Those behind this one alone: another may be waiting for the same module.
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
             spec = finder.find_spec(fullname, path, target)
             if spec is not None and spec.loader is not None:
                 self._call_after(spec)
@@ -45,10 +48,11 @@ class _Watcher:
         execute = loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            del loader.exec_module
+            vars(loader).pop("exec_module", None)
             execute(module)
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
-                self.action()
+                for action in self.actions:
+                    action()
 
         loader.exec_module = exec_module  # type: ignore[method-assign]
