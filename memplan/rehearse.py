@@ -27,6 +27,7 @@ from memplan.report import MemoryReport, OutOfMemory, Remedy
 from memplan.requirements import check_requirements
 from memplan.runner.command import find_command
 from memplan.runner.launch import DEVICES_OF_A_NODE
+from memplan.runner.training.refusals import check
 from memplan.virtual_run import Say, VirtualRun, perform
 
 UNLIMITED_BYTES = 2**42
@@ -66,7 +67,10 @@ def rehearse(
                 headroom_fraction=plan.headroom_fraction,
                 assumptions=(*basis, *_as_rank(rank, plan.num_gpus)),
             ),
-            words=(sys.executable, "-m", "memplan.runner.training", str(file)),
+            words=(
+                *(sys.executable, "-m", "memplan.runner.training", str(file)),
+                *("--steps", str(steps)),
+            ),
             interpreter=sys.executable,
             num_devices=min(plan.num_gpus, DEVICES_OF_A_NODE),
             context_bytes=context,
@@ -134,22 +138,13 @@ def rehearse_program(
 
 
 def _check_plan(plan: TrainingPlan) -> None:
-    if plan.model is None:
-        raise PlanError(
-            "A parameter count alone cannot be rehearsed: there is no model to run.",
-            hint="Name a model, or ask `memplan estimate`.",
-        )
-    if plan.accounting != "torch":
-        raise PlanError(
-            f"A rehearsal holds what PyTorch holds; the accounting {plan.accounting!r} "
-            "is a convention.",
-            hint="Drop --accounting, or ask `memplan estimate`.",
-        )
+    """Refuse what cannot be run before anything is built."""
     if plan.torch is not None:
         raise PlanError(
             "A rehearsal runs the torch that is installed.",
             hint=f"--require 'torch=={plan.torch}.*' refuses any other.",
         )
+    check(plan)
 
 
 def _check_range(rank: int, num_gpus: int, steps: int) -> None:

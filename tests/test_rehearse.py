@@ -106,7 +106,7 @@ def test_a_plan_is_the_program_that_trains_it(launcher):
     launch = launcher.launch
 
     def read_plan(program):
-        with open(program.command[-1]) as file:
+        with open(program.command[3]) as file:
             plans.append(json.load(file))
         return launch(program)
 
@@ -124,7 +124,7 @@ def test_a_plan_is_the_program_that_trains_it(launcher):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"model": None, "parameters": 7}, "no model to run"),
+        ({"model": None, "parameters": 7}, "no model that could be run"),
         ({"torch": "2.12"}, "the torch that is installed"),
         ({"accounting": "zero"}, "is a convention"),
     ],

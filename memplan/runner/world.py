@@ -93,8 +93,9 @@ def _spawn_one_process(rank: int) -> None:
             fn, nprocs = functools.partial(_call_as, fn, rank % nprocs), 1
         return start(fn, args, nprocs, *more, **kw)
 
-    for module in (spawning, import_module("torch.multiprocessing")):
-        module.start_processes = start_one  # type: ignore[attr-defined]
+    spawning.start_processes = start_one
+    exporting: Any = import_module("torch.multiprocessing")
+    exporting.start_processes = start_one
 
 
 def _call_as(fn: Callable[..., Any], index: int, _: int, *args: Any) -> Any:

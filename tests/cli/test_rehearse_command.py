@@ -121,7 +121,8 @@ def test_an_output_file_that_exists_is_refused_before_the_run(
         (("gpt2", "--torch", "2.12"), "--require 'torch==2.12.*'"),
         (("--gpu", "rtx-409", "--", sys.executable, "-c", "1"), "rtx-4090"),
         (("--require", "torch=", "--", sys.executable, "-c", "1"), "torch=="),
-        (("lama-2-7b", "--rank", "1"), "rank 1 of 1"),
+        (("gpt2", "--rank", "1"), "rank 1 of 1"),
+        (("lama-2-7b",), "Did you mean llama-2-7b"),
     ],
 )
 def test_mistakes_get_one_sentence_one_hint_and_exit_code_two(process, words, says):
