@@ -35,7 +35,6 @@ void vd_release_unit(void *pointer);
 int vd_free_from_pool(void *pointer); /* 0: done */
 
 /* ---- values.c ---- */
-int vd_has_value(const void *start); /* true where the host wrote this byte */
 /* Memory that was given back: no values lie there any more, and no blocks. */
 void vd_forget_segment(uintptr_t start, size_t bytes);
 
@@ -56,8 +55,9 @@ void vd_register_kernel(vd_module *module, const void *host_function, const char
 /* By its host function, or the handle itself. NULL: neither */
 vd_kernel *vd_find_kernel(const void *host_function);
 const char *vd_kernel_name(const vd_kernel *kernel);
-/* True where the last kernel that this thread launched was that of x.all(). */
-int vd_last_kernel_was_all(void);
+/* True where the last that this thread gave the device to do was the kernel of x.all(). */
+int vd_last_was_all(void);
+void vd_note_other_work(void); /* than a kernel */
 
 #pragma GCC visibility pop
 

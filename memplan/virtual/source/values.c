@@ -302,14 +302,6 @@ void vd_fill(void *to, int byte, size_t bytes)
     clear_host(to, bytes);
 }
 
-int vd_has_value(const void *start)
-{
-  pthread_mutex_lock(&lock);
-  int held = piece_around((uintptr_t)start, 1) != NULL;
-  pthread_mutex_unlock(&lock);
-  return held;
-}
-
 /* ---- blocks of PyTorch's allocator ----
  *
  * A block that is handed out anew holds what its last user left, which on a card is
