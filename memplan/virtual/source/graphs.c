@@ -71,10 +71,10 @@ void vd_append_nodes(vd_nodes *nodes, vd_graph_node *const *at, size_t count)
 /* Copies as many as there is room for, if any is given; says how many there are. */
 static void list_nodes(vd_nodes nodes, cudaGraphNode_t *out, size_t *count)
 {
-  if (out)
-    memcpy(out, nodes.at, (*count < nodes.count ? *count : nodes.count) * sizeof *out);
   if (!out || *count > nodes.count)
     *count = nodes.count;
+  for (size_t i = 0; out && i < *count; i++)
+    out[i] = nodes.at[i];
 }
 
 /* ---- graphs ---- */
@@ -220,8 +220,12 @@ static cudaError_t add_bodies(vd_graph_node *node, node_params *params)
   node->bodies = calloc(count, sizeof *node->bodies);
   if (!node->bodies)
     return cudaErrorMemoryAllocation;
-  while (node->num_bodies < count)
-    node->bodies[node->num_bodies++] = vd_new_graph();
+  while (node->num_bodies < count) {
+    vd_graph *body = vd_new_graph();
+    if (!body)
+      return cudaErrorMemoryAllocation;
+    node->bodies[node->num_bodies++] = body;
+  }
   params->conditional.phGraph_out = node->bodies;
   return cudaSuccess;
 }
@@ -271,31 +275,43 @@ VD_EXPORT cudaError_t cudaGraphAddEmptyNode(cudaGraphNode_t *node, cudaGraph_t g
 
 /* ---- launching ---- */
 
-/* What is left of a graph that was made ready to launch */
-typedef struct vd_graph_exec {
-  vd_graph *calls; /* its host nodes and user objects */
-} vd_graph_exec;
+/* What is left of a graph that was made ready to launch: what it calls */
+struct vd_graph_exec {
+  vd_graph *calls;
+};
 
-static cudaError_t instantiate(cudaGraphExec_t *exec, cudaGraph_t graph)
+/* The host nodes of a graph, and what it keeps alive; NULL: no memory */
+static vd_graph *copy_calls(const vd_graph *graph)
 {
-  vd_graph_exec *new = calloc(1, sizeof *new);
-  if (!graph || !new)
-    return graph ? cudaErrorMemoryAllocation : cudaErrorInvalidValue;
-  new->calls = vd_new_graph();
+  vd_graph *calls = vd_new_graph();
+  if (!calls)
+    return NULL;
   for (size_t i = 0; i < graph->nodes.count; i++) {
     vd_graph_node *node = graph->nodes.at[i];
     if (node->kind != VD_HOST_NODE)
       continue;
-    vd_graph_node *call = vd_add_node(new->calls, VD_HOST_NODE, (vd_nodes){NULL, 0});
+    vd_graph_node *call = vd_add_node(calls, VD_HOST_NODE, (vd_nodes){NULL, 0});
+    if (!call)
+      break;
     call->function = node->function;
     call->data = node->data;
   }
   for (size_t i = 0; i < graph->num_objects; i++) {
     retain(graph->objects[i], 1);
-    hold(new->calls, graph->objects[i]);
+    hold(calls, graph->objects[i]);
   }
-  *exec = new;
-  return cudaSuccess;
+  return calls;
+}
+
+static cudaError_t instantiate(cudaGraphExec_t *exec, cudaGraph_t graph)
+{
+  if (!graph)
+    return cudaErrorInvalidValue;
+  *exec = malloc(sizeof **exec);
+  if (!*exec)
+    return cudaErrorMemoryAllocation;
+  (*exec)->calls = copy_calls(graph);
+  return (*exec)->calls ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 
 VD_EXPORT cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph,

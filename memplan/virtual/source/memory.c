@@ -11,16 +11,16 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-typedef enum {
+enum owner {
   DESCRIBED, /* by vd_add_range: its memory is somebody else's affair */
   PROGRAM,   /* of vd_allocate */
   POOL,      /* of vd_allocate_unit: the program is given parts of it */
-} owner;
+};
 
 typedef struct {
   vd_node node; /* its key is the start */
   vd_range range;
-  owner owner;
+  enum owner owner;
 } entry;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -98,7 +98,7 @@ static entry *entry_around(const void *pointer)
   return found && (uintptr_t)pointer - found->range.start < found->range.bytes ? found : NULL;
 }
 
-static int add_entry(vd_range range, owner owner)
+static int add_entry(vd_range range, enum owner owner)
 {
   entry *new = calloc(1, sizeof *new);
   if (!new)
@@ -117,7 +117,7 @@ static int add_entry(vd_range range, owner owner)
 }
 
 /* The entry that starts here, taken out; NULL: this owner has none */
-static entry *take_entry(const void *start, owner owner)
+static entry *take_entry(const void *start, enum owner owner)
 {
   pthread_mutex_lock(&lock);
   entry *found = entry_around(start);
@@ -215,7 +215,7 @@ static uintptr_t map_host_memory(size_t bytes)
   return (uintptr_t)start;
 }
 
-static void *allocate_for(owner owner, int device, size_t bytes, vd_kind kind)
+static void *allocate_for(enum owner owner, int device, size_t bytes, vd_kind kind)
 {
   if (bytes > SIZE_MAX - VD_PAGE)
     return NULL;
@@ -233,7 +233,7 @@ static void *allocate_for(owner owner, int device, size_t bytes, vd_kind kind)
   return NULL;
 }
 
-static int release_of(owner owner, void *pointer)
+static int release_of(enum owner owner, void *pointer)
 {
   entry *released = take_entry(pointer, owner);
   if (!released)
