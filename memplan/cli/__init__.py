@@ -4,7 +4,9 @@ A verb reads its flags into a plan, calls one function of the library, and hands
 result to a view. Results go to stdout, everything else to stderr.
 """
 
+import signal
 import sys
+from types import FrameType
 
 
 def main() -> None:
@@ -12,6 +14,7 @@ def main() -> None:
     from memplan.cli.app import app
     from memplan.errors import MemplanError
 
+    signal.signal(signal.SIGTERM, _leave)
     try:
         app()
     except MemplanError as error:
@@ -22,3 +25,8 @@ def main() -> None:
         # The reader of our pipe has left; there is nobody to tell.
         sys.stderr.close()
         sys.exit(0)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Ended from outside, put away what is unfinished as on any other way out."""
+    raise SystemExit(128 + number)
