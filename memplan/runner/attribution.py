@@ -25,7 +25,7 @@ from memplan.runner.history import NEVER, Block, History, Moment
 from memplan.runner.labels import COMPONENTS, OWNERS, Label, Role
 from memplan.runner.lines import Frame, line_of
 from memplan.runner.phases import BACKWARD, FORWARD, LOSS, SETUP
-from memplan.runner.tags import Place, Tags
+from memplan.runner.tags import NOWHERE, Place, Tags
 
 MOST_HOLDERS = 20
 
@@ -42,7 +42,6 @@ MODULE_CALL = "torch/nn/modules/module.py"
 CHECKPOINTING = ("torch/utils/checkpoint.py", "/activation_checkpointing/")
 WORKSPACE_BYTES = (8_519_680, 32 << 20)
 """PyTorch's own choices (`CublasHandlePool.cpp`)."""
-NOWHERE = Place(0, SETUP, "", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +71,11 @@ class Attribution:
 
     def place_of(self, moment: Moment) -> tuple[Place, str]:
         """Where the program was, and in which line."""
-        frames = moment.newest.frames if moment.newest else ()
-        return self._place(moment.serial), line_of(frames)
+        place = self._place(moment.serial)
+        line = line_of(moment.newest.frames) if moment.newest else ""
+        if not line and place.phase == BACKWARD:
+            line = self._tags.backward_line
+        return place, line
 
     def _place(self, serial: int) -> Place:
         return self._tags.places.get(serial, NOWHERE)

@@ -27,7 +27,7 @@ INTERRUPTED = "interrupted"
 class Capture:
     """Asks `content` what was seen when the time comes, and writes it."""
 
-    def __init__(self, folder: Path, content: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, content: Callable[[str], dict[str, Any]]) -> None:
         self._folder = folder
         self._content = content
         self._owner = os.getpid()
@@ -52,7 +52,7 @@ class Capture:
             "argv": list(sys.argv),
             "ended": ended,
             "error": self._error,
-            **self._content(),
+            **self._content(ended),
         }
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"capture-{self._owner}.json"
@@ -94,8 +94,12 @@ class Capture:
 
 
 def _ending(error: BaseException) -> str:
-    if isinstance(error, torch.OutOfMemoryError):
-        return OUT_OF_MEMORY
+    """Libraries wrap the error of the allocator into their own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, torch.OutOfMemoryError):
+            return OUT_OF_MEMORY
+        cause = cause.__cause__ or cause.__context__
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     return CRASHED

@@ -6,9 +6,11 @@ bytes, and a block is gone when `free_completed` says so: the sum over what is a
 then the allocator's own `requested_bytes`.
 """
 
+import pickle
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,6 +84,8 @@ class History:
         self._by_address: dict[int, list[Block]] = {}
         self.alive_now: dict[int, Block] = {}
         """What was alive when the snapshot was taken, by address."""
+        self.asked_in_vain = 0
+        """What was asked for when memory ran out last."""
         self._events: list[_Event] = []
         end = {block.address: block for block in _active_blocks(snapshot, device)}
         traces = snapshot["device_traces"]
@@ -130,6 +134,8 @@ class History:
         alive: dict[int, Block] = {}
         for entry in trace:
             action = entry["action"]
+            if action == "oom":
+                self.asked_in_vain = entry["size"]
             if action not in ("alloc", "free_completed"):
                 continue
             text = entry.get("user_metadata", "")
@@ -166,3 +172,10 @@ def _active_blocks(snapshot: dict[str, Any], device: int) -> Iterator[Block]:
             if block["state"] in ACTIVE:
                 size = block["requested_size"]
                 yield Block(block["address"], size, block.get("frames", ()))
+
+
+def write_snapshot(snapshot: dict[str, Any], path: Path, rank: int) -> None:
+    """In torch's own format, which pytorch.org/memory_viz shows; one for each rank."""
+    own = path.with_stem(f"{path.stem}-rank{rank}") if rank else path
+    with own.open("wb") as file:
+        pickle.dump(snapshot, file, protocol=4)

@@ -1,10 +1,12 @@
 """The line of a program that made a block, out of a stack of Python frames."""
 
 import os
+import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -12,8 +14,8 @@ import torch
 Frame = Mapping[str, Any]
 """As the allocator's history gives them: name, filename, line; innermost first."""
 
-TORCH = str(Path(torch.__file__).parent)
-OURS = str(Path(__file__).parent.parent)
+TORCH = f"{Path(torch.__file__).parent}/"
+OURS = f"{Path(__file__).parent.parent}/"
 LIBRARIES = tuple(
     {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")}
 )
@@ -36,6 +38,19 @@ def line_of(frames: Sequence[Frame]) -> str:
     if user and library:
         return f"{user} ({library})"
     return user or library
+
+
+def line_here() -> str:
+    """The line that this thread is in."""
+    frames = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        frames.append(
+            {"filename": code.co_filename, "line": frame.f_lineno, "name": code.co_name}
+        )
+        frame = frame.f_back
+    return line_of(frames)
 
 
 @cache

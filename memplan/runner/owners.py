@@ -103,9 +103,13 @@ class Owners:
             self._note(tensor, Role.STATE, "", name)
 
     def note_unused_models(self) -> None:
-        """Copies of a model need never be called to take memory."""
+        """Copies of a model need never be called to take memory.
+
+        Before any is called, all are the model: it is being built.
+        """
+        role = Role.EXTRA if self._names else Role.WEIGHT
         for model in _alive(torch.nn.Module):
-            self._note_model(model, Role.EXTRA)
+            self._note_model(model, role)
 
     def note_others(self) -> None:
         """Whatever else Python knows: its shape at least.
@@ -116,7 +120,7 @@ class Owners:
         shapes = {tensor.shape for tensor in self._names}
         for tensor in _alive(torch.Tensor):
             if tensor not in self._names:
-                is_copy = tensor.shape in shapes and not tensor.requires_grad
+                is_copy = tensor.numel() > 1 and tensor.shape in shapes
                 name = "in the shape of a weight" if is_copy else ""
                 role = Role.COPY if is_copy else Role.UNKNOWN
                 self._note(tensor, role, "", name)

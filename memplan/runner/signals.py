@@ -132,6 +132,10 @@ class Signals:
         used = self.evaluated
         self._witness.step_begins(number, self.trained, used, self.optimizers)
 
+    def look_around(self) -> None:
+        """Note all that is alive."""
+        self._witness.look_around(self.trained, self.evaluated, self.optimizers)
+
     # Losses
 
     def _wrap_losses(self) -> None:

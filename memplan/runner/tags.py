@@ -26,6 +26,9 @@ class Place(NamedTuple):
     """The autograd function that ran, in the backward pass."""
 
 
+NOWHERE = Place(0, SETUP, "", "")
+
+
 class Note(NamedTuple):
     """At this number the block at this address was that."""
 
@@ -51,15 +54,25 @@ class Tags:
         self._last = 0
         self._local = threading.local()
 
+        self.backward_line = ""
+        """The line of the program that called the backward pass."""
+
     @property
     def node(self) -> str:
         """The autograd function this thread runs."""
         return getattr(self._local, "node", "")
 
+    @property
+    def here(self) -> Place:
+        """Where this thread is."""
+        place: Place = getattr(self._local, "place", NOWHERE)
+        return place
+
     def put(self, module: str) -> None:
         """From here on this thread is in another place."""
         serial = self._last = next(self._numbers)
-        self.places[serial] = Place(self.step, self.phase, module, self.node)
+        place = Place(self.step, self.phase, module, self.node)
+        self._local.place = self.places[serial] = place
         torch._C._cuda_setMemoryMetadata(str(serial))
 
     def put_node(self, node: str, module: str) -> None:

@@ -5,6 +5,7 @@ models and optimizers when a step begins, saved tensors when a module has run,
 gradients when the backward pass has ended.
 """
 
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 
 from memplan.runner.graph import Graph
 from memplan.runner.history import record
+from memplan.runner.lines import line_here
 from memplan.runner.modules import ModuleCalls
 from memplan.runner.owners import Owners
 from memplan.runner.tags import Tags
+from memplan.runner.values import Values
 
 Models = Iterable[torch.nn.Module]
 Optimizers = Iterable[torch.optim.Optimizer]
@@ -23,8 +26,9 @@ Optimizers = Iterable[torch.optim.Optimizer]
 class Witness:
     """Sees what allocates, and who holds it."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, values: Values | None) -> None:
         self._steps = steps
+        self._values = values
         self.tags = Tags()
         self._graph = Graph(self.tags)
         self._owners = Owners(self.tags)
@@ -45,6 +49,8 @@ class Witness:
 
     def model_begins(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The outermost call: what it is given is the batch."""
+        if self._values is not None:
+            self._values.model_begins(kwargs)
         self._owners.note_batch(args, kwargs)
         self._owners.note_caches(kwargs)
 
@@ -63,6 +69,8 @@ class Witness:
 
     def backward_begins(self, roots: Any) -> None:
         """What no module has claimed by now is the loss."""
+        if threading.current_thread() is threading.main_thread():
+            self.tags.backward_line = line_here()
         self._graph.claim(roots, "", None)
 
     def backward_ends(self, trained: Models, optimizers: Optimizers) -> None:

@@ -1,0 +1,67 @@
+"""Out of memory: where it happened, what was asked, and what the memory was held by.
+
+The allocator calls before it raises. The program's exception then goes its own way, and
+may be caught.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memplan.runner.attribution import Attribution, components_of, largest_holders
+from memplan.runner.history import History, write_snapshot
+from memplan.runner.lines import line_here
+from memplan.runner.phases import SETUP, Timeline
+from memplan.runner.tags import Tags
+
+
+class OutOfMemory:
+    """Keeps the last time that memory ran out."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        tags: Tags,
+        look_around: Callable[[], None],
+        path: Path | None,
+    ) -> None:
+        self._timeline = timeline
+        self._tags = tags
+        self._look_around = look_around
+        self._path = path
+        self.last: dict[str, Any] | None = None
+
+    def install(self) -> None:
+        torch.cuda._lazy_call(self._attach)  # type: ignore[no-untyped-call]
+
+    def _attach(self) -> None:
+        attach = vars(torch._C)["_cuda_attach_out_of_memory_observer"]
+        attach(self._observe)
+
+    def _observe(self, device: int, segment: int, total: int, free: int) -> None:
+        """Called by the allocator; `segment` is what it asked of the card."""
+        self._look_around()
+        snapshot = torch.cuda.memory._snapshot(device)
+        if self._path is not None:
+            write_snapshot(snapshot, self._path, int(os.environ.get("RANK", 0)))
+        history = History(snapshot, device)
+        held = Attribution(history, self._tags).held(history.now())
+        stats = torch.cuda.memory_stats(device)
+        asked = history.asked_in_vain or segment
+        phase = self._timeline.phase
+        self.last = {
+            "step": self._timeline.step_number,
+            "phase": phase,
+            "module": self._tags.here.module if phase != SETUP else "",
+            "line": line_here() or self._tags.backward_line,
+            "asked_bytes": asked,
+            "free_bytes": free,
+            "allocated_bytes": stats["allocated_bytes.all.current"],
+            "reserved_bytes": stats["reserved_bytes.all.current"],
+            "message": f"asked for {asked} bytes; of {total} there were {free} free",
+            "components": components_of(held),
+            "holders": largest_holders(held),
+        }
