@@ -1,7 +1,6 @@
 """NCCL's watchdog is waited for around optimizer steps, and nothing else is."""
 
 from importlib import import_module
-from types import SimpleNamespace
 
 import pytest
 
@@ -28,8 +27,7 @@ def groups(monkeypatch):
     listed = [Group(backend) for backend in backends]
     monkeypatch.setattr(dist, "ProcessGroupNCCL", NCCL, raising=False)
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    world = SimpleNamespace(pg_map=dict.fromkeys(listed))
-    monkeypatch.setattr(dist.distributed_c10d, "_world", world)
+    monkeypatch.setattr(dist.distributed_c10d, "_pg_map", dict.fromkeys(listed))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     return backends
 
