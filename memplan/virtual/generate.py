@@ -22,7 +22,7 @@ from memplan.virtual.wheels import RealLibrary, TorchBuild
 FLAGS = ("-std=c11", "-fPIC", "-Wall", "-fno-sanitize=undefined")
 """The last one for zig, which adds the sanitizer of its own accord."""
 
-SHARED_PREFIXES = ("vd_",)
+SHARED_PREFIXES = ("vd_", "_ZN3c10")  # blocks.c answers a function of PyTorch
 """What the libraries of the device ask of each other, beside NVIDIA's interface."""
 
 NVIDIA_SMI = """#!/bin/sh
