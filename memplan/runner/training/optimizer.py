@@ -47,9 +47,7 @@ def recipe_of(name: str) -> Recipe:
     """How to make the optimizer of that name."""
     optimizer = find_optimizer(name)
     if optimizer.implementation in ("8bit", "32bit"):
-        return Recipe(
-            build=_bitsandbytes_class(optimizer), arguments={"lr": LEARNING_RATE}
-        )
+        return _bitsandbytes_recipe(optimizer)
     if optimizer.algorithm == "adafactor":
         from transformers.optimization import Adafactor
 
@@ -113,15 +111,15 @@ def keep_embeddings_in_32bit(name: str, model: nn.Module) -> None:
             manager.register_module_override(module, "weight", {"optim_bits": 32})
 
 
-def _bitsandbytes_class(
-    optimizer: Optimizer,
-) -> Callable[..., torch.optim.Optimizer]:
+def _bitsandbytes_recipe(optimizer: Optimizer) -> Recipe:
+    """As the Trainer makes them: one class for each algorithm, told how many bits."""
     import bitsandbytes
 
+    arguments: dict[str, Any] = {
+        "lr": LEARNING_RATE,
+        "optim_bits": int(optimizer.implementation.removesuffix("bit")),
+    }
+    if optimizer.algorithm != "rmsprop":
+        arguments["is_paged"] = optimizer.is_paged
     name = BITSANDBYTES_CLASSES[optimizer.algorithm]
-    bits = optimizer.implementation
-    prefix = "Paged" if optimizer.is_paged else ""
-    found: Callable[..., torch.optim.Optimizer] = getattr(
-        bitsandbytes.optim, f"{prefix}{name}{bits}"
-    )
-    return found
+    return Recipe(build=getattr(bitsandbytes.optim, name), arguments=arguments)

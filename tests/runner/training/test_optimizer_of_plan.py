@@ -39,12 +39,13 @@ def test_an_optimizer_of_torch_keeps_the_moments_that_are_counted(name):
 
 
 @pytest.mark.parametrize("name", [n for n in optimizer_names() if not is_torch(n)])
-def test_an_optimizer_of_bitsandbytes_is_the_class_of_its_name(name):
+def test_an_optimizer_of_bitsandbytes_is_told_bits_and_paging(name):
     pytest.importorskip("bitsandbytes")
-    optimizer, cls = find_optimizer(name), recipe_of(name).build
-    assert issubclass(cls, torch.optim.Optimizer)
-    assert cls.__name__.startswith("Paged") == optimizer.is_paged
-    assert cls.__name__.endswith(optimizer.implementation)
+    optimizer, weight = find_optimizer(name), parameter(8, 4)
+    made = recipe_of(name)([weight])
+    assert str(made.args.optim_bits) == optimizer.implementation.removesuffix("bit")
+    assert made.is_paged == optimizer.is_paged
+    assert type(made).__name__.lower().startswith(optimizer.algorithm)
 
 
 def test_master_weights_move_fp16_weights_by_steps_too_small_for_them():

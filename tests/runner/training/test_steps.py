@@ -215,3 +215,17 @@ def test_more_processes_than_the_plan_has_gpus_are_refused(monkeypatch):
     check_world(TrainingPlan(model="gpt2", num_gpus=4))
     with pytest.raises(PlanError, match="for 2 GPUs, and 4 processes"):
         check_world(TrainingPlan(model="gpt2", num_gpus=2))
+
+
+def test_a_kernel_that_cannot_run_is_a_sentence():
+    from memplan.errors import PlanError
+    from memplan.runner.training.attention import attention_kernel
+
+    plan = TrainingPlan(model="gpt2", attn_implementation="cudnn")
+    with (
+        pytest.raises(PlanError, match="cudnn kernel cannot run"),
+        attention_kernel(plan),
+    ):
+        raise RuntimeError("No available kernel. Aborting execution.")
+    with pytest.raises(RuntimeError, match="other"), attention_kernel(plan):
+        raise RuntimeError("other")
