@@ -69,7 +69,7 @@ def _fix_addresses(libc: Any) -> bool:
     forbid the call.
     """
     persona = libc.personality(QUERY)
-    return persona != -1 and -1 != int(libc.personality(persona | ADDR_NO_RANDOMIZE))
+    return persona != -1 and int(libc.personality(persona | ADDR_NO_RANDOMIZE)) != -1
 
 
 def _run(command: list[str], environment: dict[str, str]) -> int:
