@@ -15,5 +15,5 @@ def unsupported_calls() -> list[dict[str, Any]]:
     room = int(ask(None, 0)) + 1
     text = ctypes.create_string_buffer(room)
     ask(text, room)
-    rows = [line.split() for line in text.value.decode().splitlines()]
+    rows = [line.rsplit(maxsplit=1) for line in text.value.decode().splitlines()]
     return [{"name": name, "count": int(count)} for name, count in rows]
