@@ -39,6 +39,8 @@ def address_of(tensor: torch.Tensor) -> int:
     if not tensor.is_cuda:
         return 0
     local = getattr(tensor, "_local_tensor", tensor)
+    if hasattr(local, "fake_mode"):  # a compiler's stand-in, left in its caches
+        return 0
     try:
         return int(local.untyped_storage().data_ptr())
     except (RuntimeError, NotImplementedError):
@@ -54,4 +56,6 @@ def addresses_of(tensor: torch.Tensor) -> Iterator[int]:
     elif hasattr(tensor, "__tensor_flatten__"):
         names, _ = tensor.__tensor_flatten__()
         for name in names:
-            yield from addresses_of(getattr(tensor, name))
+            inner = getattr(tensor, name)
+            if isinstance(inner, torch.Tensor):  # a DTensor names its mesh too
+                yield from addresses_of(inner)
