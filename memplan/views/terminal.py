@@ -85,14 +85,10 @@ def _out_of_memory(report: MemoryReport) -> list[RenderableType]:
     error = report.out_of_memory
     if error is None:
         return []
-    parts: list[RenderableType] = [Text(""), out_of_memory(error)]
+    parts = [Text(""), out_of_memory(error), Text(""), would_fit(error)]
     if error.holders:
-        parts += [
-            Text(""),
-            Text("What held the memory then"),
-            holders_table(error.holders),
-        ]
-    parts += [Text(""), would_fit(error)]
+        title = Text("What held the memory then")
+        parts += [Text(""), title, holders_table(error.holders)]
     return parts
 
 
