@@ -39,6 +39,7 @@ SHARDING = (
 )
 """Files whose blocks gather, scatter and reduce."""
 MODULE_CALL = "torch/nn/modules/module.py"
+ENGINE = "torch/autograd/graph.py"
 CHECKPOINTING = ("torch/utils/checkpoint.py", "/activation_checkpointing/")
 WORKSPACE_BYTES = (8_519_680, 32 << 20)
 """PyTorch's own choices (`CublasHandlePool.cpp`)."""
@@ -123,9 +124,7 @@ class Attribution:
         """Made again by a checkpoint, and kept for the functions that come next."""
         if self._place(block.born).phase != BACKWARD:
             return False
-        if not any(
-            mark in f["filename"] for f in block.frames for mark in CHECKPOINTING
-        ):
+        if not _is_in_recomputation(block.frames):
             return False
         starts = self._tags.node_starts
         index = bisect_right(starts, block.born)
@@ -170,6 +169,16 @@ def _holder(stack: str, line: str, group: Sequence[Held]) -> dict[str, Any]:
 
 
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
+
+
+def _is_in_recomputation(frames: Sequence[Frame]) -> bool:
+    """Whether a checkpoint called it, and not the backward pass of what it made."""
+    for frame in frames:
+        if ENGINE in frame["filename"]:
+            return False
+        if any(mark in frame["filename"] for mark in CHECKPOINTING):
+            return True
+    return False
 
 
 def _is_sharding(frames: Sequence[Frame]) -> bool:

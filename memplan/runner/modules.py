@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
+from torch._guards import TracingContext
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Parts of a module's path that DDP, compiling and sharding put there."""
@@ -59,11 +60,10 @@ class ModuleCalls:
 
     def install(self) -> None:
         original = torch.nn.Module.__call__
-        is_compiling = torch.compiler.is_compiling
         begin, end, fail = self._begin, self._end, self._fail
 
         def __call__(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
-            if is_compiling():
+            if is_tracing():
                 return original(self, *args, **kwargs)
             begin(self, args, kwargs)
             try:
@@ -110,6 +110,11 @@ class ModuleCalls:
 def plain_path(path: str) -> str:
     """A module's or parameter's path without what wraps it."""
     return ".".join(part for part in path.split(".") if part not in WRAPPERS)
+
+
+def is_tracing() -> bool:
+    """Whether a compiler is at work: what it calls is not yet the program running."""
+    return torch.compiler.is_compiling() or TracingContext.try_get() is not None
 
 
 def hide_from_dynamo(function: Callable[..., Any], *, its_callees: bool = True) -> None:

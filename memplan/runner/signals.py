@@ -14,7 +14,7 @@ import torch
 from torch.optim import optimizer as optimizers
 
 from memplan.runner.model import ModelSize, model_size
-from memplan.runner.modules import ModuleCalls
+from memplan.runner.modules import ModuleCalls, is_tracing
 from memplan.runner.phases import Timeline
 from memplan.runner.witness import Witness
 
@@ -147,7 +147,7 @@ class Signals:
     def _as_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def loss(*args: Any, **kwargs: Any) -> Any:
-            if not torch.compiler.is_compiling() and not self.in_backward:
+            if not is_tracing() and not self.in_backward:
                 self._loss_begins()
             return original(*args, **kwargs)
 
@@ -164,6 +164,8 @@ class Signals:
 
         @functools.wraps(original)
         def run_backward(roots: Any, *args: Any, **kwargs: Any) -> Any:
+            if is_tracing():
+                return original(roots, *args, **kwargs)
             self._backward_begins(roots)
             try:
                 return original(roots, *args, **kwargs)

@@ -33,6 +33,7 @@ class Summary:
 
     def content(self, ended: str) -> dict[str, Any]:
         """All that was seen; called once, at the end."""
+        is_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         self.timeline.finish()
         rank, local_rank, world_size = _place(self.settings)
         content = {
@@ -45,11 +46,10 @@ class Summary:
             "model": self._model(),
             "steps": [],
         }
-        if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        if not is_used:  # and asking for versions does not count
             return content
         device = self._busiest_device()
-        signals = self.signals
-        self.witness.look_around(signals.trained, signals.evaluated, signals.optimizers)
+        self.signals.look_around()
         snapshot = torch.cuda.memory._snapshot(device)
         is_out = ended == OUT_OF_MEMORY
         if self.settings.snapshot is not None and not is_out:

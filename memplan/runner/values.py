@@ -17,6 +17,7 @@ import torch
 
 from memplan.runner.imports import after_import
 from memplan.runner.lines import line_here
+from memplan.runner.modules import is_tracing
 
 OPERATORS = (
     "nonzero",
@@ -120,7 +121,7 @@ class Values:
 
         def check(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             result = original(tensor, *args, **kwargs)
-            if torch.compiler.is_compiling() or not tensor.is_cuda:
+            if is_tracing() or not tensor.is_cuda:
                 return result
             return answer()
 
@@ -142,7 +143,7 @@ class Values:
             return
 
         def check(*args: Any, **kwargs: Any) -> None:
-            if torch.compiler.is_compiling():
+            if is_tracing():
                 original(*args, **kwargs)
                 return
             try:

@@ -9,7 +9,7 @@ from torch import nn
 def main():
     accelerator = Accelerator()
 
-    @find_executable_batch_size(starting_batch_size=4096)
+    @find_executable_batch_size(starting_batch_size=256)
     def train(batch_size):
         accelerator.free_memory()
         print("trying batch size", batch_size, flush=True)

@@ -102,6 +102,9 @@ def _fsdp2_plugin(plan: TrainingPlan) -> Any:
     """What `--fsdp` of the Trainer sets: a unit for each layer."""
     from accelerate.utils import FullyShardedDataParallelPlugin
 
+    if plan.offload_parameters:
+        # As `accelerate launch` says it: then what is on the host is reduced by gloo.
+        os.environ.update(ACCELERATE_USE_FSDP="true", FSDP_OFFLOAD_PARAMS="true")
     return FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="TRANSFORMER_BASED_WRAP",

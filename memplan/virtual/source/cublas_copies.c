@@ -5,7 +5,8 @@
 
 #include "device.h"
 
-enum { CUBLAS_STATUS_SUCCESS = 0 }; /* cublasStatus_t */
+/* cublasStatus_t */
+enum { CUBLAS_STATUS_SUCCESS = 0 };
 
 static void *element(const void *start, size_t index, size_t element_bytes)
 {

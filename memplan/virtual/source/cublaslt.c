@@ -18,10 +18,11 @@
 #define VD_RUNTIME_VERSION 0
 #endif
 
-enum { /* cublasStatus_t */
-       CUBLAS_STATUS_SUCCESS = 0,
-       CUBLAS_STATUS_ALLOC_FAILED = 3,
-       CUBLAS_STATUS_INVALID_VALUE = 7
+/* cublasStatus_t */
+enum {
+  CUBLAS_STATUS_SUCCESS = 0,
+  CUBLAS_STATUS_ALLOC_FAILED = 3,
+  CUBLAS_STATUS_INVALID_VALUE = 7
 };
 
 #define CONFIGURATIONS 16 /* cublasLtMatmulAlgo_t has 64 bytes */
@@ -30,7 +31,8 @@ typedef struct {
   int32_t configurations[CONFIGURATIONS];
 } algorithm;
 
-typedef struct { /* cublasLtMatmulHeuristicResult_t */
+/* cublasLtMatmulHeuristicResult_t */
+typedef struct {
   algorithm found;
   size_t workspace_bytes;
   int state;

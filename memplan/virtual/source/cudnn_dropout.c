@@ -6,7 +6,7 @@
 #define BYTES_OF_A_STATE_BLOCK 12288
 
 /* One block of states for every 512 threads the card can hold: fitted to what
- * cuDNN 9.24 itself answers. */
+ * cuDNN 9.10 and 9.24 answer. */
 VD_EXPORT int cudnnDropoutGetStatesSize(void *handle, size_t *bytes)
 {
   (void)handle;

@@ -1,17 +1,15 @@
 /* Sizes for the batch norm of cuDNN's older interface (cudnn_ops.h), which PyTorch asks
  * in fp32 and fp16.
  *
- * The formulas were fitted to what cuDNN 9.24 itself answers, over 45 shapes, and agree
- * to the byte. Only channels-last inputs in the persistent mode need a workspace: tiles
- * of rows by groups of channels, four bytes a channel for each of two sums. Nothing is
- * kept from forward to backward unless an activation is fused, which PyTorch never
- * asks. */
+ * The formulas were fitted to what cuDNN 9.10 and 9.24 themselves answer, over 45
+ * shapes, and agree to the byte. Only channels-last inputs in the persistent mode need
+ * a workspace: tiles of rows by groups of channels, four bytes a channel for each of
+ * two sums. Nothing is kept from forward to backward unless an activation is fused,
+ * which PyTorch never asks. */
 #include "cudnn.h"
 
-enum { /* cudnnBatchNormMode_t and cudnnBatchNormOps_t */
-       CUDNN_BATCHNORM_SPATIAL_PERSISTENT = 2,
-       CUDNN_BATCHNORM_OPS_BN = 0
-};
+/* cudnnBatchNormMode_t and cudnnBatchNormOps_t */
+enum { CUDNN_BATCHNORM_SPATIAL_PERSISTENT = 2, CUDNN_BATCHNORM_OPS_BN = 0 };
 
 #define ROWS_BACKWARD 96
 #define CONSTANT_FORWARD 1072

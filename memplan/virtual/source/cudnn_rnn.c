@@ -2,24 +2,23 @@
  * RNN use in fp32 and fp16.
  *
  * The layout of the weights and the reserve, which lives from forward to backward, are
- * those that cuDNN 9.24 answers for its standard algorithm, over 60 shapes: to the byte
- * for the weights, within the 32 bytes of an alignment for the reserve. How large the
- * workspace of one call is depends on the card in a way that is not public, so it is
- * answered as none and counted as unsupported. */
+ * those that cuDNN 9.10 and 9.24 answer for their standard algorithm, over 60 shapes:
+ * to the byte for the weights, within the 32 bytes of an alignment for the reserve. How
+ * large the workspace of one call is depends on the card in a way that is not public,
+ * so it is answered as none and counted as unsupported. */
 #include "cudnn.h"
 
 #include <stdlib.h>
 
-enum { /* cudnnRNNMode_t */
-       CUDNN_RNN_RELU = 0,
-       CUDNN_RNN_TANH = 1,
-       CUDNN_LSTM = 2,
-       CUDNN_GRU = 3
-};
+/* cudnnRNNMode_t */
+enum { CUDNN_RNN_RELU = 0, CUDNN_RNN_TANH = 1, CUDNN_LSTM = 2, CUDNN_GRU = 3 };
 
-enum { CUDNN_RNN_NO_BIAS = 0, CUDNN_RNN_DOUBLE_BIAS = 2 }; /* cudnnRNNBiasMode_t */
-enum { CUDNN_BIDIRECTIONAL = 1 };                          /* cudnnDirectionMode_t */
-enum { CUDNN_FWD_MODE_TRAINING = 1 };                      /* cudnnForwardMode_t */
+/* cudnnRNNBiasMode_t */
+enum { CUDNN_RNN_NO_BIAS = 0, CUDNN_RNN_DOUBLE_BIAS = 2 };
+/* cudnnDirectionMode_t */
+enum { CUDNN_BIDIRECTIONAL = 1 };
+/* cudnnForwardMode_t */
+enum { CUDNN_FWD_MODE_TRAINING = 1 };
 
 #define RESERVE_CONSTANT 256
 

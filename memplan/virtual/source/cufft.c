@@ -7,10 +7,8 @@
 #define VD_CUFFT_VERSION 0
 #endif
 
-enum { /* cufftResult */
-       CUFFT_SUCCESS = 0,
-       CUFFT_INVALID_VALUE = 4
-};
+/* cufftResult */
+enum { CUFFT_SUCCESS = 0, CUFFT_INVALID_VALUE = 4 };
 
 VD_EXPORT int cufftCreate(int *plan)
 {

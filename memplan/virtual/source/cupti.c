@@ -7,11 +7,12 @@
 
 #include "device.h"
 
-enum { /* CUptiResult */
-       CUPTI_SUCCESS = 0,
-       CUPTI_ERROR_INVALID_PARAMETER = 1,
-       CUPTI_ERROR_MAX_LIMIT_REACHED = 12,
-       CUPTI_ERROR_QUEUE_EMPTY = 18
+/* CUptiResult */
+enum {
+  CUPTI_SUCCESS = 0,
+  CUPTI_ERROR_INVALID_PARAMETER = 1,
+  CUPTI_ERROR_MAX_LIMIT_REACHED = 12,
+  CUPTI_ERROR_QUEUE_EMPTY = 18
 };
 
 #ifndef VD_CUDA

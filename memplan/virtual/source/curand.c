@@ -6,10 +6,8 @@
 #define VD_CURAND_VERSION 0
 #endif
 
-enum { /* curandStatus */
-       CURAND_STATUS_SUCCESS = 0,
-       CURAND_STATUS_OUT_OF_RANGE = 104
-};
+/* curandStatus */
+enum { CURAND_STATUS_SUCCESS = 0, CURAND_STATUS_OUT_OF_RANGE = 104 };
 
 VD_EXPORT int curandGetVersion(int *version)
 {

@@ -7,10 +7,8 @@
 #define VD_CUSOLVER_VERSION 0
 #endif
 
-enum { /* cusolverStatus_t */
-       CUSOLVER_STATUS_SUCCESS = 0,
-       CUSOLVER_STATUS_INVALID_VALUE = 3
-};
+/* cusolverStatus_t */
+enum { CUSOLVER_STATUS_SUCCESS = 0, CUSOLVER_STATUS_INVALID_VALUE = 3 };
 
 VD_EXPORT int cusolverGetVersion(int *version)
 {

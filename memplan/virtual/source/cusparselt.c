@@ -6,10 +6,8 @@
 #define VD_CUSPARSELT_VERSION 0
 #endif
 
-enum { /* cusparseStatus_t */
-       CUSPARSE_STATUS_SUCCESS = 0,
-       CUSPARSE_STATUS_INVALID_VALUE = 3
-};
+/* cusparseStatus_t */
+enum { CUSPARSE_STATUS_SUCCESS = 0, CUSPARSE_STATUS_INVALID_VALUE = 3 };
 
 VD_EXPORT int cusparseLtGetVersion(const void *handle, int *version)
 {

@@ -14,10 +14,8 @@
 #define NCCL_UNIQUE_ID_BYTES 128
 #define NCCL_SPLIT_NOCOLOR (-1)
 
-enum { /* ncclCommMemStat_t */
-       ncclStatGpuMemPersist = 2,
-       ncclStatGpuMemTotal = 3
-};
+/* ncclCommMemStat_t */
+enum { ncclStatGpuMemPersist = 2, ncclStatGpuMemTotal = 3 };
 
 typedef struct {
   char bytes[NCCL_UNIQUE_ID_BYTES];

@@ -10,34 +10,37 @@
 
 #define NCCL_INTERNAL __attribute__((visibility("hidden")))
 
-enum { /* ncclResult_t */
-       ncclSuccess = 0,
-       ncclUnhandledCudaError = 1,
-       ncclSystemError = 2,
-       ncclInternalError = 3,
-       ncclInvalidArgument = 4,
-       ncclInvalidUsage = 5,
-       ncclRemoteError = 6,
-       ncclInProgress = 7,
-       ncclTimeout = 8
+/* ncclResult_t */
+enum {
+  ncclSuccess = 0,
+  ncclUnhandledCudaError = 1,
+  ncclSystemError = 2,
+  ncclInternalError = 3,
+  ncclInvalidArgument = 4,
+  ncclInvalidUsage = 5,
+  ncclRemoteError = 6,
+  ncclInProgress = 7,
+  ncclTimeout = 8
 };
 
-enum { /* ncclDataType_t */
-       ncclInt8 = 0,
-       ncclUint8 = 1,
-       ncclInt32 = 2,
-       ncclUint32 = 3,
-       ncclInt64 = 4,
-       ncclUint64 = 5,
-       ncclFloat16 = 6,
-       ncclFloat32 = 7,
-       ncclFloat64 = 8,
-       ncclBfloat16 = 9,
-       ncclFloat8e4m3 = 10,
-       ncclFloat8e5m2 = 11
+/* ncclDataType_t */
+enum {
+  ncclInt8 = 0,
+  ncclUint8 = 1,
+  ncclInt32 = 2,
+  ncclUint32 = 3,
+  ncclInt64 = 4,
+  ncclUint64 = 5,
+  ncclFloat16 = 6,
+  ncclFloat32 = 7,
+  ncclFloat64 = 8,
+  ncclBfloat16 = 9,
+  ncclFloat8e4m3 = 10,
+  ncclFloat8e5m2 = 11
 };
 
-enum { ncclSum = 0, ncclNumOps = 5 }; /* ncclRedOp_t */
+/* ncclRedOp_t */
+enum { ncclSum = 0, ncclNumOps = 5 };
 
 typedef struct {
   int num_ranks;

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #define LARGEST_SUM_BYTES 4096 /* larger reductions are of gradients, not of counts */
+#define LARGEST_GATHER_BYTES ((size_t)16 << 20)
 #define MOST_IN_A_GROUP 4096
 
 static size_t element_bytes(int type)
@@ -36,11 +37,17 @@ static char *slot(const void *buffer, size_t bytes, int rank)
   return (char *)(uintptr_t)buffer + bytes * (size_t)rank;
 }
 
-static void copy_to_every_slot(void *received, const void *sent, size_t bytes,
-                               int num_ranks)
+/* What every rank sends: to each its slot. In place, ours lies in its slot already. Of
+ * more than control values would be, only our own is kept. */
+static void gather(void *received, const void *sent, size_t bytes,
+                   const communicator *used)
 {
-  for (int rank = 0; rank < num_ranks; rank++)
-    vd_copy(slot(received, bytes, rank), sent, bytes);
+  int keeps_all = bytes * (size_t)used->num_ranks <= LARGEST_GATHER_BYTES;
+  for (int rank = 0; rank < used->num_ranks; rank++)
+    if (keeps_all || rank == used->rank)
+      vd_copy(slot(received, bytes, rank), sent, bytes);
+    else
+      vd_fill(slot(received, bytes, rank), 0, bytes);
 }
 
 /* ---- sums of small counts ---- */
@@ -132,7 +139,7 @@ VD_EXPORT int ncclAllGather(const void *sent, void *received, size_t count, int 
                             const communicator *used, void *stream)
 {
   (void)stream;
-  copy_to_every_slot(received, sent, count * element_bytes(type), used->num_ranks);
+  gather(received, sent, count * element_bytes(type), used);
   return ncclSuccess;
 }
 
@@ -141,7 +148,7 @@ VD_EXPORT int ncclGather(const void *sent, void *received, size_t count, int typ
 {
   (void)stream;
   if (used->rank == root)
-    copy_to_every_slot(received, sent, count * element_bytes(type), used->num_ranks);
+    gather(received, sent, count * element_bytes(type), used);
   return ncclSuccess;
 }
 
@@ -177,7 +184,7 @@ VD_EXPORT int ncclAlltoAll(const void *sent, void *received, size_t count, int t
 {
   (void)stream;
   size_t bytes = count * element_bytes(type);
-  copy_to_every_slot(received, slot(sent, bytes, used->rank), bytes, used->num_ranks);
+  gather(received, slot(sent, bytes, used->rank), bytes, used);
   return ncclSuccess;
 }
 

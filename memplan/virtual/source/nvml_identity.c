@@ -6,7 +6,8 @@
 
 #define UUID_BYTES 16
 
-typedef struct { /* nvmlPciInfo_t */
+/* nvmlPciInfo_t */
+typedef struct {
   char legacy_bus_id[16];
   unsigned domain;
   unsigned bus;
@@ -16,14 +17,15 @@ typedef struct { /* nvmlPciInfo_t */
   char bus_id[32];
 } pci_information;
 
-enum { /* nvmlDeviceArchitecture_t */
-       NVML_DEVICE_ARCH_PASCAL = 4,
-       NVML_DEVICE_ARCH_VOLTA = 5,
-       NVML_DEVICE_ARCH_TURING = 6,
-       NVML_DEVICE_ARCH_AMPERE = 7,
-       NVML_DEVICE_ARCH_ADA = 8,
-       NVML_DEVICE_ARCH_HOPPER = 9,
-       NVML_DEVICE_ARCH_BLACKWELL = 10
+/* nvmlDeviceArchitecture_t */
+enum {
+  NVML_DEVICE_ARCH_PASCAL = 4,
+  NVML_DEVICE_ARCH_VOLTA = 5,
+  NVML_DEVICE_ARCH_TURING = 6,
+  NVML_DEVICE_ARCH_AMPERE = 7,
+  NVML_DEVICE_ARCH_ADA = 8,
+  NVML_DEVICE_ARCH_HOPPER = 9,
+  NVML_DEVICE_ARCH_BLACKWELL = 10
 };
 
 VD_EXPORT int nvmlDeviceGetName(void *handle, char *name, unsigned room)

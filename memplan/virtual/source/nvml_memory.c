@@ -7,13 +7,15 @@
 
 #define NOT_IN_AN_INSTANCE 0xFFFFFFFFu
 
-typedef struct { /* nvmlMemory_t */
+/* nvmlMemory_t */
+typedef struct {
   unsigned long long total;
   unsigned long long free;
   unsigned long long used;
 } memory;
 
-typedef struct { /* nvmlMemory_v2_t */
+/* nvmlMemory_v2_t */
+typedef struct {
   unsigned version;
   unsigned long long total;
   unsigned long long reserved;
@@ -21,12 +23,14 @@ typedef struct { /* nvmlMemory_v2_t */
   unsigned long long used;
 } memory_v2;
 
-typedef struct { /* nvmlProcessInfo_v1_t */
+/* nvmlProcessInfo_v1_t */
+typedef struct {
   unsigned process;
   unsigned long long used_bytes;
 } process_v1;
 
-typedef struct { /* nvmlProcessInfo_v2_t, the third version's too */
+/* nvmlProcessInfo_v2_t, the third version's too */
+typedef struct {
   unsigned process;
   unsigned long long used_bytes;
   unsigned gpu_instance;

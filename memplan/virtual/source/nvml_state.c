@@ -8,12 +8,14 @@
 
 enum { NVML_CLOCK_GRAPHICS = 0, NVML_CLOCK_SM = 1, NVML_CLOCK_MEM = 2 };
 
-typedef struct { /* nvmlUtilization_t */
+/* nvmlUtilization_t */
+typedef struct {
   unsigned device;
   unsigned memory;
 } utilization;
 
-typedef struct { /* nvmlTemperature_v1_t */
+/* nvmlTemperature_v1_t */
+typedef struct {
   unsigned version;
   unsigned sensor;
   int degrees;

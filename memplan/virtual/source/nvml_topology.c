@@ -8,7 +8,8 @@ enum { NVML_TOPOLOGY_INTERNAL = 0, NVML_TOPOLOGY_NODE = 40 };
 enum { NVML_P2P_CAPS_INDEX_NVLINK = 2 };
 enum { NVML_P2P_STATUS_OK = 0, NVML_P2P_STATUS_NOT_SUPPORTED = 5 };
 
-typedef struct { /* nvmlGpuFabricInfoV_t */
+/* nvmlGpuFabricInfoV_t */
+typedef struct {
   unsigned version;
   unsigned char cluster_uuid[16];
   unsigned status;
@@ -16,7 +17,8 @@ typedef struct { /* nvmlGpuFabricInfoV_t */
   unsigned char state; /* 0: NVML_GPU_FABRIC_STATE_NOT_SUPPORTED */
 } fabric;
 
-typedef struct { /* nvmlFieldValue_t */
+/* nvmlFieldValue_t */
+typedef struct {
   unsigned field;
   unsigned scope;
   long long timestamp;
