@@ -32,6 +32,12 @@ NAMES = {
 """Kept runs, and the library that they rest on."""
 TOLERANCE_FRACTION = 0.002
 """Whether a block is split depends on what was free: the rest of it, up to 1 MiB."""
+WIDER_FRACTIONS = {
+    # Every layer's quantized weights came from blocks that loading had left free.
+    "llama-1b-lora-nf4-bf16-mixed-checkpointing": 0.004,
+    # cuDNN ranks engines by clocks and L2: that device stated one card's for all.
+    "pe-net-fp32-rtx-3090": 0.004,
+}
 
 
 @pytest.mark.slow
@@ -57,7 +63,8 @@ def test_a_kept_run_is_met_phase_by_phase(name, tmp_path):
         found = highest(
             (p.peak_allocated_bytes, p.phase) for p in report.phases if p.step == last
         )
-        assert found[phase] == pytest.approx(expected[phase], rel=TOLERANCE_FRACTION)
+        tolerance = WIDER_FRACTIONS.get(name, TOLERANCE_FRACTION)
+        assert found[phase] == pytest.approx(expected[phase], rel=tolerance)
 
 
 def plan_of(kept, folder):
