@@ -60,7 +60,12 @@ NEEDS = {
     **dict.fromkeys(("deepspeed 1", "deepspeed 2", "deepspeed 3"), "deepspeed"),
     "offload": "deepspeed",
 }
-VALUE_DEPENDENT = {"detection"}
+UNSUPPORTED = {
+    "detection": {"aten::nonzero"},
+    # DeepSpeed splits a group for itself: how many ranks are in it only they know.
+    **dict.fromkeys(("deepspeed 1", "deepspeed 2", "deepspeed 3"), {"ncclCommSplit"}),
+    "offload": {"ncclCommSplit"},
+}
 
 
 @dataclass(frozen=True)
@@ -175,9 +180,10 @@ class TestEveryProgram:
         assert sizes == sorted(sizes, reverse=True)
         assert all(holder["line"] or holder["name"] for holder in holders)
 
-    def test_only_value_dependent_operators_are_unsupported(self, report_of, name):
-        has_some = bool(report_of(name)["unsupported"])
-        assert has_some == (name in VALUE_DEPENDENT)
+    def test_only_what_is_known_to_be_is_unsupported(self, report_of, name):
+        texts = report_of(name)["unsupported"]
+        found = {text.split(" ")[0].removesuffix(":") for text in texts}
+        assert found == UNSUPPORTED.get(name, set())
 
     def test_nothing_survives(self, report_of, rehearse, name):
         report_of(name)

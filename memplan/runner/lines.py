@@ -53,6 +53,16 @@ def line_here() -> str:
     return line_of(frames)
 
 
+def is_called_in(filename: str) -> bool:
+    """Whether this thread is in a function of a file."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename == filename:
+            return True
+        frame = frame.f_back
+    return False
+
+
 @cache
 def _kind(filename: str) -> str:
     """user, library, torch, or none of these."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from memplan.runner.imports import after_import
-from memplan.runner.lines import line_here
+from memplan.runner.lines import is_called_in, line_here
 from memplan.runner.modules import is_tracing
 
 OPERATORS = (
@@ -32,6 +32,8 @@ OPERATORS = (
 )
 """Of aten, on a card; boolean indexing calls nonzero."""
 READ = "_local_scalar_dense"
+PRINTING = torch._tensor_str.__file__
+"""A tensor's text looks at a handful of values: nothing hangs on them."""
 MASKS = "transformers.masking_utils"
 CHECKS = "transformers.utils.import_utils"
 
@@ -87,7 +89,7 @@ class Values:
         kernel = torch.library.get_kernel(f"aten::{name}", "CUDA")
 
         def counted(keys: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
-            if self._is_inside:
+            if self._is_inside or is_called_in(PRINTING):
                 return kernel.call_boxed(keys, *args, **kwargs)
             if name not in self._seen:
                 said = f"aten::{name.split('.')[0]}"
