@@ -63,7 +63,9 @@ NEEDS = {
 UNSUPPORTED = {
     "detection": {"aten::nonzero"},
     # DeepSpeed splits a group for itself: how many ranks are in it only they know.
-    **dict.fromkeys(("deepspeed 1", "deepspeed 2", "deepspeed 3"), {"ncclCommSplit"}),
+    "deepspeed 1": {"ncclCommSplit"},
+    "deepspeed 2": {"ncclCommSplit"},
+    "deepspeed 3": {"ncclCommSplit"},
     "offload": {"ncclCommSplit"},
 }
 
