@@ -13,6 +13,8 @@ from memplan.units import format_gib
 from memplan.views.tables import figures_table, labelled
 
 INDENT = (0, 0, 0, 2)
+OF_A_PARAMETER = ("weights", "gradients", "optimizer_states")
+"""Components whose holders are named by a parameter, and by what it is for it."""
 
 
 def phases_table(phases: Sequence[PhaseMemory]) -> RenderableType:
@@ -45,24 +47,37 @@ def marked_table(phases: Iterable[MarkedPhase]) -> RenderableType:
 
 
 def holders_table(holders: Iterable[Holder]) -> RenderableType:
-    """Bytes, component and tensor; below it what it is and where it was made."""
+    """Bytes, and beside them on lines of their own: what it is, whose, and from where.
+
+    A path is the longest thing here and its end says most: it gets the whole width.
+    """
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="right", no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")
     for holder in holders:
-        component = holder.component.replace("_", " ")
-        table.add_row(format_gib(holder.bytes), component, Text(_tensor(holder)))
-        details = [_shape(holder), holder.line]
-        if any(details):
-            table.add_row("", "", Text("  ".join(filter(None, details)), "dim"))
+        text = Text(_kind(holder))
+        text.append(f"\n{_tensor(holder)}", "bold")
+        if holder.line:
+            text.append(f"\n{holder.line}", "dim")
+        table.add_row(format_gib(holder.bytes), text)
     return Padding(table, INDENT)
 
 
+def _kind(holder: Holder) -> str:
+    """`weights, 32 x bfloat16 [11008, 4096]`."""
+    component = holder.component.replace("_", " ")
+    each = _shape(holder)
+    if holder.count > 1:
+        each = f"{holder.count} x {each}" if each else f"{holder.count} blocks"
+    return ", ".join(filter(None, [component, each]))
+
+
 def _tensor(holder: Holder) -> str:
-    """`32 x layers.*.mlp.up_proj.weight`."""
-    name = ".".join(filter(None, [holder.module, holder.name])) or "(no name)"
-    return f"{holder.count} x {name}" if holder.count > 1 else name
+    """`layers.*.mlp: result saved by MulBackward0`, `head.weight: exp_avg`."""
+    if holder.component not in OF_A_PARAMETER:
+        return ": ".join(filter(None, [holder.module, holder.name])) or "(no name)"
+    path = f"{holder.module}.{holder.name}" if holder.module else holder.name
+    return path.replace(" ", ": ", 1)
 
 
 def _shape(holder: Holder) -> str:
