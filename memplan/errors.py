@@ -6,6 +6,7 @@ MemplanError            one sentence, one hint, exit code 2
 ├── ModelConfigError    a config.json that cannot be read, or is not covered
 ├── ProfileError        a data file of memplan's own that is damaged
 ├── VirtualDeviceError  a machine or a torch that cannot play a virtual card
+├── DataError           a record of a dataset that cannot be used: file, record, field
 ├── CommandError        a command that cannot be started as written
 └── ProgramError        a program that failed, or showed nothing; its own exit code
 
@@ -62,6 +63,10 @@ class ProfileError(MemplanError):
 
 class VirtualDeviceError(MemplanError):
     """Something the virtual card needs is missing on this machine."""
+
+
+class DataError(MemplanError):
+    """A dataset, or one record of it, that cannot be used as it is."""
 
 
 class CommandError(MemplanError):

@@ -19,6 +19,7 @@ FLOORS = {
     "hardware": 1,
     "plan": 1,
     "report": 1,
+    "data": 2,
     "models": 2,
     "runner": 2,
     "virtual": 2,
