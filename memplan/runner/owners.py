@@ -6,7 +6,7 @@ looked up when the holder is sure to hold it.
 
 import gc
 from collections.abc import Iterable, Iterator, MutableMapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -22,9 +22,6 @@ PARTS = ("quant_state", "CB", "SCB", "ds_tensor")
 """What libraries hang on a parameter: constants of quantization, a shard of it."""
 COUNTED = ("param_groups", "state")
 CACHES = ("past_key_values", "cache_params", "past_key_value")
-
-
-Kind = TypeVar("Kind")
 
 
 class Owners:
@@ -102,23 +99,29 @@ class Owners:
         for name, tensor in named_tensors_in(others, depth=2):
             self._note(tensor, Role.STATE, "", name)
 
-    def note_unused_models(self) -> None:
+    def note_all_alive(self) -> None:
+        """Models that were never called, and whatever other tensors Python knows."""
+        models, tensors = _alive()
+        self._note_unused_models(models)
+        self._note_others(tensors)
+
+    def _note_unused_models(self, models: Iterable[torch.nn.Module]) -> None:
         """Copies of a model need never be called to take memory.
 
         Before any is called, all are the model: it is being built.
         """
         role = Role.EXTRA if self._names else Role.WEIGHT
-        for model in _alive(torch.nn.Module):
+        for model in models:
             self._note_model(model, role)
 
-    def note_others(self) -> None:
-        """Whatever else Python knows: its shape at least.
+    def _note_others(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Of tensors alone, the shape at least.
 
         Averaged weights are often kept as bare tensors, which only their shape gives
         away.
         """
         shapes = {tensor.shape for tensor in self._names}
-        for tensor in _alive(torch.Tensor):
+        for tensor in tensors:
             if tensor not in self._names:
                 is_copy = tensor.numel() > 1 and tensor.shape in shapes
                 name = "in the shape of a weight" if is_copy else ""
@@ -153,9 +156,16 @@ def _trains(model: torch.nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in model.parameters())
 
 
-def _alive(kind: type[Kind]) -> list[Kind]:
-    """Every object of a kind. Asking for its type alone wakes no lazy proxy."""
-    return [thing for thing in gc.get_objects() if issubclass(type(thing), kind)]
+def _alive() -> tuple[list[torch.nn.Module], list[torch.Tensor]]:
+    """Every module and every tensor. Asking for types alone wakes no lazy proxy."""
+    modules, tensors = [], []
+    for thing in gc.get_objects():
+        kind = type(thing)
+        if issubclass(kind, torch.Tensor):
+            tensors.append(thing)
+        elif issubclass(kind, torch.nn.Module):
+            modules.append(thing)
+    return modules, tensors
 
 
 def _within(thing: Any, depth: int = 3) -> Iterator[torch.Tensor]:

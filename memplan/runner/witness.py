@@ -85,6 +85,5 @@ class Witness:
     ) -> None:
         """Thoroughly: all that is alive now."""
         self._owners.note_states(trained, used, optimizers)
-        self._owners.note_unused_models()
-        self._owners.note_others()
+        self._owners.note_all_alive()
         self.tags.put("")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from memplan.errors import MemplanError, PlanError
 from memplan.plan import TrainingPlan
+from memplan.runner.training.garbage import importing
 from memplan.runner.training.refusals import check
 
 
@@ -55,12 +56,16 @@ def run(plan: TrainingPlan, steps: int) -> None:
     """
     model = check(plan)
 
-    from memplan.runner.training.assemble import assemble, build
-    from memplan.runner.training.attention import attention_kernel
-    from memplan.runner.training.generate import generate
-    from memplan.runner.training.parallel import check_world, make_accelerator
-    from memplan.runner.training.precision import set_matmul_precision
-    from memplan.runner.training.step import train
+    with importing():
+        from memplan.runner.training.assemble import assemble, build
+        from memplan.runner.training.attention import attention_kernel
+        from memplan.runner.training.generate import generate
+        from memplan.runner.training.model import import_model
+        from memplan.runner.training.parallel import check_world, make_accelerator
+        from memplan.runner.training.precision import set_matmul_precision
+        from memplan.runner.training.step import train
+
+        import_model(model)
 
     check_world(plan)
     set_matmul_precision(plan)

@@ -43,12 +43,16 @@ def build_model(model: Model, dtype: torch.dtype, attention: str | None) -> nn.M
     if module is not None:
         built = module.build(model.config, dtype, attention)
     else:
-        import transformers
-
-        cls = getattr(transformers, _class_name(model))
+        cls = _class(model)
         wanted = {} if attention is None else {"attn_implementation": attention}
         built = cls._from_config(build_config(model), dtype=dtype, **wanted)
     return built.train()
+
+
+def import_model(model: Model) -> None:
+    """Import what builds the model; transformers does so when it is first asked for."""
+    if own_module(model) is None:
+        _class(model)
 
 
 def own_module(model: Model) -> ModuleType | None:
@@ -101,11 +105,14 @@ def _untie(module: nn.Module) -> None:
         head.weight = nn.Parameter(torch.empty_like(table.weight).copy_(table.weight))
 
 
-def _class_name(model: Model) -> str:
-    if model.source["model_type"] == "bert":
-        name: str = model.config.architecture
-        return name
-    return CLASSES[model.source["model_type"]]
+def _class(model: Model) -> Any:
+    """The class of transformers; BERT's config names its own."""
+    import transformers
+
+    model_type = model.source["model_type"]
+    is_bert = model_type == "bert"
+    name = model.config.architecture if is_bert else CLASSES[model_type]
+    return getattr(transformers, name)
 
 
 def _start_token(config: Any) -> int | None:

@@ -7,18 +7,21 @@ this process is, comes from the environment, as torchrun and accelerate leave it
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    DeepSpeedPlugin,
+    DistributedDataParallelKwargs,
+    FullyShardedDataParallelPlugin,
+)
 from torch import nn
 
 from memplan.errors import PlanError
 from memplan.plan import TrainingPlan
 from memplan.runner.training.optimizer import MasterWeights, Recipe
 from memplan.runner.training.precision import mixed_precision
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 Strategy = Literal["single", "ddp", "zero_redundancy", "fsdp2", "deepspeed"]
 
@@ -43,11 +46,8 @@ def check_world(plan: TrainingPlan) -> None:
         )
 
 
-def make_accelerator(plan: TrainingPlan) -> "Accelerator":
+def make_accelerator(plan: TrainingPlan) -> Accelerator:
     """accelerate's own object for the plan; joins the process group."""
-    from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs
-
     options: dict[str, Any] = {
         "mixed_precision": mixed_precision(plan),
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
@@ -100,8 +100,6 @@ def _zero_redundancy(
 
 def _fsdp2_plugin(plan: TrainingPlan) -> Any:
     """What `--fsdp` of the Trainer sets: a unit for each layer."""
-    from accelerate.utils import FullyShardedDataParallelPlugin
-
     if plan.offload_parameters:
         # As `accelerate launch` says it: then what is on the host is reduced by gloo.
         os.environ.update(ACCELERATE_USE_FSDP="true", FSDP_OFFLOAD_PARAMS="true")
@@ -116,8 +114,6 @@ def _fsdp2_plugin(plan: TrainingPlan) -> Any:
 
 def _deepspeed_plugin(plan: TrainingPlan) -> Any:
     """DeepSpeed's own defaults beside what the plan says."""
-    from accelerate.utils import DeepSpeedPlugin
-
     zero: dict[str, Any] = {"stage": plan.zero_stage}
     if plan.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}

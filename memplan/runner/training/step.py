@@ -2,8 +2,6 @@
 
 import gc
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +9,7 @@ import torch
 from torch import nn
 
 from memplan.runner.training.ema import Averages
+from memplan.runner.training.garbage import collecting_between_steps
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -54,20 +53,3 @@ def train_micro_batch(run: Run) -> None:
         if accelerator.sync_gradients and run.averages is not None:
             run.averages.update(run.trained)
         run.optimizer.zero_grad()
-
-
-@contextmanager
-def collecting_between_steps() -> Iterator[None]:
-    """Python's cyclic garbage goes between steps, never at a chance point in one.
-
-    Cycles can hold tensors; when they are found would otherwise decide the peak. Large
-    training programs do the same for the sake of speed.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    gc.collect()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
