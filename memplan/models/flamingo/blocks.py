@@ -3,8 +3,9 @@
 Computed step by step as in OpenFlamingo (`open_flamingo/src/helpers.py`); the paper's
 blocks differ in activation, norms, gates and heads (arXiv 2204.14198, 3.1 and A.1).
 
-Letters: B batch, T pictures of a sample, V features of a picture, N latents, S visual
-tokens of all pictures, L text tokens, H heads, K size of a head, D width.
+Letters: B batch, T pictures of a sample, F frames of a picture (a video has several), V
+features of a frame, N latents, S visual tokens of all pictures, L text tokens, H heads,
+K size of a head, D width.
 """
 
 from typing import Any
@@ -75,7 +76,11 @@ class PerceiverAttention(nn.Module):
 
 
 class PerceiverResampler(GradientCheckpointingLayer):  # type: ignore[misc]
-    """Any number of features of each picture into a fixed number of visual tokens."""
+    """Any number of features of each picture into a fixed number of visual tokens.
+
+    The paper's adds a learnt embedding of its time to every feature of a frame, none of
+    where in the frame it lies; OpenFlamingo's adds neither (section 3.1).
+    """
 
     def __init__(
         self, config: ResamplerConfig, features_width: int, activation: str
@@ -99,10 +104,11 @@ class PerceiverResampler(GradientCheckpointingLayer):  # type: ignore[misc]
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, T, V, width of the tower] to [B, T, N, D]."""
+        """[B, T, F, V, width of the tower] to [B, T, N, D]."""
+        num_frames = x.shape[2]
+        x = x.flatten(2, 3)
         if self.projection is not None:
-            # A picture is a video of one frame.
-            x = self.projection(x) + self.time_embeddings[:1]
+            x = self.projection(x) + self.times(num_frames, x.shape[2] // num_frames)
         latents = self.latents.expand(*x.shape[:2], *self.latents.shape)
         layers: Any = self.layers
         for attn, ff in layers:
@@ -110,6 +116,22 @@ class PerceiverResampler(GradientCheckpointingLayer):  # type: ignore[misc]
             latents = ff(latents) + latents
         normalised: Tensor = self.norm(latents)
         return normalised
+
+    def times(self, num_frames: int, num_features: int) -> Tensor:
+        """Time embeddings of all features, frame after frame: [1 or F * V, D].
+
+        A picture is a video of one frame. A video of more frames than the model was
+        trained with takes its times from between the learnt ones (section 4.1.4).
+        """
+        learnt = self.time_embeddings
+        if num_frames == 1:
+            return learnt[:1]
+        if num_frames <= len(learnt):
+            return learnt[:num_frames].repeat_interleave(num_features, dim=0)
+        between = nn.functional.interpolate(
+            learnt.T[None], size=num_frames, mode="linear", align_corners=True
+        )
+        return between[0].T.repeat_interleave(num_features, dim=0)
 
 
 class MaskedCrossAttention(nn.Module):
@@ -134,8 +156,11 @@ class MaskedCrossAttention(nn.Module):
         self.to_kv = nn.Linear(visual_width, 2 * heads.inner_size, bias=False)
         self.to_out = nn.Linear(heads.inner_size, width, bias=False)
 
-    def forward(self, x: Tensor, media: Tensor, media_locations: Tensor) -> Tensor:
-        """[B, L, D], [B, S, visual width] and, [B, L], where pictures stand."""
+    def forward(self, x: Tensor, media: Tensor, image_indices: Tensor) -> Tensor:
+        """[B, L, D], [B, S, visual width] and, [B, L], the picture that a token sees.
+
+        Pictures count from 1; a token of index 0 sees none.
+        """
         x = self.norm(x)
         q = self.to_q(x)
         if self.norm_media is not None:
@@ -146,16 +171,15 @@ class MaskedCrossAttention(nn.Module):
         sim = einsum("... i d, ... j d -> ... i j", q, k)
         num_pictures = media.shape[1] // self.num_latents
         media_time = torch.arange(num_pictures, device=x.device) + 1
-        text_time = media_locations.cumsum(dim=-1)
         text_to_media_mask = torch.eq(
-            text_time[:, None, :, None],
+            image_indices[:, None, :, None],
             media_time[:, None].expand(-1, self.num_latents).reshape(1, 1, 1, -1),
         )
         sim = sim.masked_fill(~text_to_media_mask, -torch.finfo(sim.dtype).max)
         sim = sim - sim.amax(dim=-1, keepdim=True).detach()
         attn = sim.softmax(dim=-1)
         # Before the first picture there is nothing to attend to.
-        text_without_media_mask = (text_time == 0)[:, None, :, None]
+        text_without_media_mask = (image_indices == 0)[:, None, :, None]
         attn = attn.masked_fill(text_without_media_mask, 0.0)
         out = einsum("... i j, ... j d -> ... i d", attn, v)
         projected: Tensor = self.to_out(out.transpose(1, 2).flatten(2))
@@ -182,8 +206,8 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):  # type: ignore[misc
             self.ff = feed_forward(width, config.hidden_act)
             self.ff_gate = nn.Parameter(torch.zeros(shape))
 
-    def forward(self, x: Tensor, media: Tensor, media_locations: Tensor) -> Tensor:
-        x = self.attn(x, media, media_locations) * self.attn_gate.tanh() + x
+    def forward(self, x: Tensor, media: Tensor, image_indices: Tensor) -> Tensor:
+        x = self.attn(x, media, image_indices) * self.attn_gate.tanh() + x
         if self.ff is not None:
             x = self.ff(x) * self.ff_gate.tanh() + x
         return x

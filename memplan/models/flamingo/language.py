@@ -182,13 +182,23 @@ def chinchilla(
     with t.scope("embed"):
         table = t.weight("weight", (V, D))
     hidden_states = embedding(t, table, (B, L))
-    # <EOC> has a learnt embedding of its own (section 3.2.1).
-    t.weight("eoc_embedding", (1, D))
+    # <EOC> has a learnt embedding of its own (section 3.2.1), in the place of an id.
+    eoc = t.weight("eoc_embedding", (1, D))
+    row = cast(t, eoc, hidden_states.dtype)
+    ends = t.tensor((B, L, 1), "bool")
+    hidden_states = t.apply(
+        "where", (row, hidden_states), (B, L, D), row.dtype, saved=(ends,)
+    )
+    del row, ends
     positions = t.tensor((1, L, D), hidden_states.dtype)
     hidden_states = layers(t, ChinchillaLayer(config, positions), hidden_states)
     hidden_states = rms_norm(t, "norm", hidden_states)
     head_input = predicting(t, batch, hidden_states)
     logits = linear(t, "head", head_input, V, bias=False, weight=table)
+    end = linear(t, "end", head_input, 1, bias=False, weight=eoc)
+    logits = t.apply(
+        "copy_slice", (logits, end), logits.shape, logits.dtype, alias=logits
+    )
     return hidden_states, logits
 
 

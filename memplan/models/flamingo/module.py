@@ -4,38 +4,31 @@ As OpenFlamingo puts it together (`open_flamingo/src/flamingo.py`, `flamingo_lm.
 `factory.py`), on towers and language models of transformers; the paper's Flamingo on
 timm's NFNet and a Chinchilla of our own. With labels it returns the loss alone.
 
-Letters: B batch, T pictures of a sample, F frames of a picture, V its features, L text
-tokens, D width.
+Letters: B batch, T pictures of a sample, F frames of a picture (a video has several), V
+features of a frame, N latents, L text tokens, D width.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import (
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    MptConfig,
-    MptForCausalLM,
-)
-from transformers.modeling_outputs import CausalLMOutput
+from transformers import DynamicCache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from memplan.errors import PlanError
 from memplan.formulas.setting import Batch
-from memplan.models.clip.config import VisionConfig
 from memplan.models.flamingo.blocks import GatedCrossAttentionBlock, PerceiverResampler
-from memplan.models.flamingo.chinchilla import Chinchilla
-from memplan.models.flamingo.config import FlamingoConfig, LanguageConfig, NfnetConfig
+from memplan.models.flamingo.config import FlamingoConfig
 from memplan.models.flamingo.nfnet import NUM_FEATURES
+from memplan.models.flamingo.towers import language_model, layers_of, vision_encoder
 
 NUM_NEW_TOKENS = 2
-"""`<|endofchunk|>` and, last in the vocabulary, `<image>`."""
+"""`<|endofchunk|>` and `<image>`: unless told otherwise, the vocabulary's last two."""
 
 
 def build(
@@ -58,14 +51,36 @@ def make_batch(
         )
     vocab_size, size = config.text_config.vocab_size, batch.image_size
     media_token_id = vocab_size - 1
-    lang_x = torch.randint(0, vocab_size - NUM_NEW_TOKENS, (B, L))
-    lang_x[:, [i * L // T for i in range(T)]] = media_token_id
+    input_ids = torch.randint(0, vocab_size - NUM_NEW_TOKENS, (B, L))
+    input_ids[:, [i * L // T for i in range(T)]] = media_token_id
     return {
         "vision_x": torch.randn(B, T, 1, 3, size, size, dtype=dtype),
-        "lang_x": lang_x,
-        "attention_mask": torch.ones_like(lang_x),
-        "labels": lang_x.masked_fill(lang_x == media_token_id, -100),
+        "input_ids": input_ids,
+        "attention_mask": torch.ones_like(input_ids),
+        "labels": input_ids.masked_fill(input_ids == media_token_id, -100),
     }
+
+
+@dataclass(slots=True)
+class FlamingoCache:
+    """What the next token needs of those before it."""
+
+    language: DynamicCache
+    """Keys and values of the language model."""
+    media: Tensor
+    """Visual tokens of all pictures, which every gated block reads."""
+    image_index: Tensor
+    """The picture that the last token saw, [B, 1]."""
+
+    def repeat(self, times: int) -> None:
+        """Each sample so many times in a row, for as many beams."""
+        self.language.batch_repeat_interleave(times)
+        self.media = self.media.repeat_interleave(times, dim=0)
+        self.image_index = self.image_index.repeat_interleave(times, dim=0)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Go on from these rows; the beams of a sample share its pictures."""
+        self.language.reorder_cache(rows)
 
 
 class FlamingoLayer(nn.Module):
@@ -80,15 +95,13 @@ class FlamingoLayer(nn.Module):
         self.gated_cross_attn_layer = gated_cross_attn_layer
         self.decoder_layer = decoder_layer
         self.media: Tensor | None = None
-        self.media_locations: Tensor | None = None
+        self.image_indices: Tensor | None = None
 
-    def forward(self, lang_x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the language model passes its layers is passed on."""
         if self.gated_cross_attn_layer is not None:
-            lang_x = self.gated_cross_attn_layer(
-                lang_x, self.media, self.media_locations
-            )
-        return self.decoder_layer(lang_x, *args, **kwargs)
+            x = self.gated_cross_attn_layer(x, self.media, self.image_indices)
+        return self.decoder_layer(x, *args, **kwargs)
 
 
 class Flamingo(nn.Module):
@@ -99,6 +112,7 @@ class Flamingo(nn.Module):
     def __init__(self, config: FlamingoConfig, attention: str | None) -> None:
         super().__init__()
         self.config = config
+        self.eoc_token_id = self.media_token_id = 0
         self.vision_encoder = vision_encoder(config)
         self.lang_encoder = language_model(config.text_config, attention)
         features_width = NUM_FEATURES
@@ -115,7 +129,7 @@ class Flamingo(nn.Module):
             self.register_buffer(
                 "media_map", torch.randn(latents_width, width) / latents_width**0.5
             )
-        owner, name = _layers_of(self.lang_encoder)
+        owner, name = layers_of(self.lang_encoder)
         self.layers = [
             FlamingoLayer(
                 GatedCrossAttentionBlock(config) if _has_block(config, i) else None,
@@ -128,37 +142,85 @@ class Flamingo(nn.Module):
             {type(module).__name__ for module in self.checkpointed_in_order()}
         )
 
+        vocab_size = config.text_config.vocab_size
+        self.set_new_tokens(vocab_size - 2, vocab_size - 1)
+
+    def set_new_tokens(self, eoc_token_id: int, media_token_id: int) -> None:
+        """Which ids of the vocabulary mark the end of a text, and a picture."""
+        self.eoc_token_id, self.media_token_id = eoc_token_id, media_token_id
+        if self.config.is_paper:
+            self.lang_encoder.eoc_token_id = eoc_token_id
+
     def get_input_embeddings(self) -> nn.Module:
         table: nn.Module = self.lang_encoder.get_input_embeddings()
         return table
 
     def forward(
         self,
-        vision_x: Tensor,
-        lang_x: Tensor,
+        input_ids: Tensor,
+        vision_x: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-    ) -> CausalLMOutput:
-        """Pictures [B, T, F, 3, H, W], of one frame, and text [B, L]."""
-        media = self.encode_vision(vision_x)
-        media_locations = lang_x == self.config.text_config.vocab_size - 1
-        for layer in self.layers:
-            layer.media, layer.media_locations = media, media_locations
-        arguments = {} if self.config.is_paper else {"attention_mask": attention_mask}
-        output = self.lang_encoder(input_ids=lang_x, labels=labels, **arguments)
-        for layer in self.layers:
-            layer.media = layer.media_locations = None
-        if labels is None:
-            return CausalLMOutput(logits=output.logits)
-        return CausalLMOutput(loss=output.loss)
+        image_indices: Tensor | None = None,
+        past_key_values: FlamingoCache | None = None,
+        use_cache: bool = False,
+        logits_to_keep: int = 0,
+    ) -> CausalLMOutputWithPast:
+        """The loss of a text with labels, or logits.
 
-    def encode_vision(self, vision_x: Tensor) -> Tensor:
+        Args:
+            input_ids: tokens [B, L]; after a cache, those that it has not seen.
+            vision_x: pictures [B, T, F, 3, H, W]; none for a text without any, and
+                after a cache, which has their visual tokens.
+            attention_mask: 0 for padding, over the cache's tokens as well.
+            labels: the tokens to predict, -100 elsewhere; shifted here.
+            image_indices: the picture that each token sees, [B, L], from 1, 0 for none.
+                By default the last one at or before it, where `<image>` is a token.
+            past_key_values: the cache that the tokens before these have left.
+            use_cache: whether to leave one.
+            logits_to_keep: of so many last tokens; 0 is all.
+        """
+        if past_key_values is not None:
+            media, cache = past_key_values.media, past_key_values.language
+        else:
+            media = self.encode_vision(vision_x, input_ids)
+            cache = DynamicCache() if use_cache else None
+        if image_indices is None:
+            image_indices = (input_ids == self.media_token_id).cumsum(dim=-1)
+            if past_key_values is not None:
+                image_indices = image_indices + past_key_values.image_index
+        arguments: dict[str, Any] = {"attention_mask": attention_mask}
+        if cache is not None:
+            arguments |= {"past_key_values": cache, "use_cache": True}
+        for layer in self.layers:
+            layer.media, layer.image_indices = media, image_indices
+        output = self.lang_encoder(
+            input_ids=input_ids,
+            labels=labels,
+            logits_to_keep=logits_to_keep,
+            **arguments,
+        )
+        for layer in self.layers:
+            layer.media = layer.image_indices = None
+        if labels is not None:
+            return CausalLMOutputWithPast(loss=output.loss)
+        left = None
+        if cache is not None:
+            left = FlamingoCache(cache, media, image_indices[:, -1:])
+        return CausalLMOutputWithPast(logits=output.logits, past_key_values=left)
+
+    def encode_vision(self, vision_x: Tensor | None, input_ids: Tensor) -> Tensor:
         """Visual tokens [B, T * N, width that the cross-attention reads]."""
-        B, T = vision_x.shape[:2]
-        vision_x = vision_x.flatten(0, 2)
+        if vision_x is None:
+            # The blocks need some to look at, and no token does.
+            shape = (len(input_ids), self.config.resampler.num_latents)
+            return self.perceiver.latents.new_zeros(*shape, self.config.visual_size)
+        B, T, F = vision_x.shape[:3]
+        if F > 1 and not self.config.is_paper:
+            raise ValueError(f"OpenFlamingo takes pictures, not videos of {F} frames")
         with torch.no_grad():
-            features = self.visual_features(vision_x)
-        features = features.reshape(B, T, -1, features.shape[-1])
+            features = self.visual_features(vision_x.flatten(0, 2))
+        features = features.reshape(B, T, F, *features.shape[1:])
         media: Tensor = self.perceiver(features).flatten(1, 2)
         if self.config.is_paper:
             mapping = self.get_buffer("media_map")
@@ -197,58 +259,6 @@ class Flamingo(nn.Module):
             )
 
 
-def vision_encoder(config: FlamingoConfig) -> nn.Module:
-    """CLIP's tower with open_clip's projection, which nobody reads; or timm's NFNet."""
-    if config.nfnet_config is not None:
-        return _nfnet(config.nfnet_config)
-    assert config.vision_config is not None
-    tower = config.vision_config
-    encoder: nn.Module = CLIPVisionModel._from_config(
-        CLIPVisionConfig(**_clip_fields(tower)), dtype=torch.get_default_dtype()
-    )
-    if not config.is_paper:
-        encoder.proj = nn.Parameter(
-            torch.randn(tower.hidden_size, tower.projection_dim)
-        )
-    return encoder
-
-
-def language_model(config: LanguageConfig, attention: str | None) -> Any:
-    """MPT, GPT-NeoX or the paper's, without a cache."""
-    dtype = torch.get_default_dtype()
-    wanted = {} if attention is None else {"attn_implementation": attention}
-    if config.model_type == "mpt":
-        # MPT has no attention but its own.
-        return MptForCausalLM._from_config(
-            MptConfig(
-                d_model=config.hidden_size,
-                n_heads=config.num_attention_heads,
-                n_layers=config.num_hidden_layers,
-                vocab_size=config.vocab_size,
-                max_seq_len=config.max_position_embeddings,
-                use_cache=False,
-            ),
-            dtype=dtype,
-        )
-    if config.model_type == "gpt_neox":
-        return GPTNeoXForCausalLM._from_config(
-            GPTNeoXConfig(
-                hidden_size=config.hidden_size,
-                intermediate_size=4 * config.hidden_size,
-                num_attention_heads=config.num_attention_heads,
-                num_hidden_layers=config.num_hidden_layers,
-                vocab_size=config.vocab_size,
-                max_position_embeddings=config.max_position_embeddings,
-                use_parallel_residual=config.use_parallel_residual,
-                rotary_pct=1.0,
-                use_cache=False,
-            ),
-            dtype=dtype,
-            **wanted,
-        )
-    return Chinchilla(config)
-
-
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """Modules made inside have their weights in `dtype`."""
@@ -264,25 +274,3 @@ def _has_block(config: FlamingoConfig, index: int) -> bool:
     """The paper's first block is before layer 0, OpenFlamingo's before layer n - 1."""
     offset = 0 if config.is_paper else 1
     return (index + offset) % config.cross_attn_every_n_layers == 0
-
-
-def _layers_of(language: Any) -> tuple[Any, str]:
-    """Where a language model has its layers."""
-    if isinstance(language, Chinchilla):
-        return language, "layers"
-    if hasattr(language, "gpt_neox"):
-        return language.gpt_neox, "layers"
-    return language.transformer, "blocks"
-
-
-def _clip_fields(tower: VisionConfig) -> dict[str, Any]:
-    return {name: getattr(tower, name) for name in tower.__slots__}
-
-
-def _nfnet(config: NfnetConfig) -> nn.Module:
-    import timm
-
-    tower: nn.Module = timm.create_model(
-        f"dm_nfnet_{config.variant.lower()}", num_classes=0, global_pool=""
-    )
-    return tower
