@@ -176,10 +176,16 @@ def _limits_of(capability: tuple[int, int]) -> tuple[Limits, list[str]]:
 
 
 def _memory_clock_khz(gpu: Gpu, limits: Limits) -> int:
-    """Such that clock, bus and two transfers a clock give the card's bandwidth."""
+    """Such that clock, bus and two transfers a clock give the card's bandwidth.
+
+    Data sheets round the bandwidth: a clock that was read off a card stays where it
+    gives the same but for the rounding.
+    """
+    known = limits.memory_clock_khz
     if gpu.memory_bandwidth_bytes_per_s is None:
-        return limits.memory_clock_khz
-    return gpu.memory_bandwidth_bytes_per_s * 8 // (2 * limits.bus_bits) // 1000
+        return known
+    needed = gpu.memory_bandwidth_bytes_per_s * 8 // (2 * limits.bus_bits) // 1000
+    return known if abs(needed - known) < known // 200 else needed
 
 
 def _dotted(capability: tuple[int, int]) -> str:
