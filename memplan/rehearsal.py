@@ -111,7 +111,7 @@ def report_of(capture: Capture, subject: Subject) -> MemoryReport:
         plan=subject.plan,
         command=subject.command,
         model=ModelSize(
-            name=model.get("name") or _name(subject),
+            name=_name(subject, model),
             parameters=model.get("parameters") or 0,
             trainable_parameters=model.get("trainable_parameters") or 0,
         ),
@@ -170,11 +170,17 @@ def out_of_memory_of(capture: Capture) -> OutOfMemory | None:
     )
 
 
-def _name(subject: Subject) -> str:
-    """A name where the runner saw no model."""
-    if subject.plan is not None:
-        return subject.plan.model or "model"
-    return " ".join(subject.command or ("program",))
+def lowest_capability(capture: Capture) -> tuple[int, int]:
+    """The lowest compute capability that the PyTorch of a process has kernels for."""
+    major, minor = capture["device"].get("lowest_capability") or (0, 0)
+    return major, minor
+
+
+def _name(subject: Subject, model: Mapping[str, Any]) -> str:
+    """As a plan names it; of a program, the model's class, if the runner saw one."""
+    if subject.plan is not None and subject.plan.model is not None:
+        return subject.plan.model
+    return model.get("name") or " ".join(subject.command or ("model",))
 
 
 def _peak(capture: Capture) -> PeakMemory:

@@ -5,35 +5,27 @@
 
 A plan becomes a program too (`memplan.runner.training`): there is one way of running,
 the environment of the card, the launcher with the runner inside, the captures, the
-report. Out of memory is a result. The run is then repeated on a card without limit, to
-know what it needs, and held against changes that would have made it fit.
+report. Out of memory is a result (`shortage.py`).
 """
 
-import json
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from memplan.card import card_of, outside_allocator
-from memplan.errors import PlanError, ProgramError
-from memplan.hardware import custom_gpu, find_gpu
+from memplan.errors import PlanError
+from memplan.hardware import Gpu, custom_gpu, find_gpu
 from memplan.plan import TrainingPlan
-from memplan.rehearsal import Capture, Subject, out_of_memory_of, report_of
-from memplan.remedies import cards_that_hold, changes_that_fit
-from memplan.report import MemoryReport, OutOfMemory, Remedy
+from memplan.rehearsal import Subject, out_of_memory_of, report_of
+from memplan.report import MemoryReport
 from memplan.requirements import check_requirements
 from memplan.runner.command import find_command
 from memplan.runner.launch import DEVICES_OF_A_NODE
 from memplan.runner.training.refusals import check
-from memplan.virtual_run import Say, VirtualRun, perform
-
-UNLIMITED_BYTES = 2**42
-"""A card of 4 TiB: no run needs more on one GPU."""
-ALLOCATOR_SETTINGS = "PYTORCH_CUDA_ALLOC_CONF"
-EXPANDABLE = "expandable_segments:True"
+from memplan.shortage import with_need
+from memplan.units import format_gib
+from memplan.virtual_run import Say, VirtualRun, perform, training_program
 
 
 def rehearse(
@@ -54,32 +46,27 @@ def rehearse(
     """
     _check_plan(plan)
     _check_range(rank, plan.num_gpus, steps)
-    check_requirements(sys.executable, require)
     gpu = card_of(plan)
     context, basis = outside_allocator(gpu, plan.context_bytes, plan.num_gpus)
-    with tempfile.TemporaryDirectory(prefix="memplan-") as folder:
-        file = Path(folder) / "plan.json"
-        file.write_text(json.dumps(asdict(plan)), encoding="utf-8")
-        run = VirtualRun(
-            subject=Subject(
-                gpu=gpu,
-                plan=plan,
-                headroom_fraction=plan.headroom_fraction,
-                assumptions=(*basis, *_as_rank(rank, plan.num_gpus)),
-            ),
-            words=(
-                *(sys.executable, "-m", "memplan.runner.training", str(file)),
-                *("--steps", str(steps)),
-            ),
-            interpreter=sys.executable,
-            num_devices=min(plan.num_gpus, DEVICES_OF_A_NODE),
-            context_bytes=context,
-            rank=rank if plan.num_gpus > 1 else None,
-            world_size=plan.num_gpus if plan.num_gpus > 1 else None,
-            steps=steps,
-            snapshot=snapshot,
-        )
-        return _rehearse(run, say)
+    _check_room(gpu, context)
+    check_requirements(sys.executable, require)
+    run = VirtualRun(
+        subject=Subject(
+            gpu=gpu,
+            plan=plan,
+            headroom_fraction=plan.headroom_fraction,
+            assumptions=(*basis, *_as_rank(rank, plan.num_gpus)),
+        ),
+        words=training_program(plan, steps),
+        interpreter=sys.executable,
+        num_devices=min(plan.num_gpus, DEVICES_OF_A_NODE),
+        context_bytes=context,
+        rank=rank if plan.num_gpus > 1 else None,
+        world_size=plan.num_gpus if plan.num_gpus > 1 else None,
+        steps=steps,
+        snapshot=snapshot,
+    )
+    return _rehearse(run, say)
 
 
 def rehearse_program(
@@ -104,11 +91,10 @@ def rehearse_program(
     Raises:
         MemplanError: it cannot be started, fails by itself, or makes no training step.
     """
-    _check_range(rank, num_gpus or 1, steps)
+    _check_range(rank, 1 if num_gpus is None else num_gpus, steps)
     if not 0 <= headroom_fraction < 1:
         raise PlanError("The headroom must be below 1.", hint="5% is 0.05.")
     found = find_command(command)
-    check_requirements(found.interpreter, require)
     card = find_gpu(gpu)
     if gpu_memory_bytes is not None:
         if gpu_memory_bytes <= 0:
@@ -116,6 +102,8 @@ def rehearse_program(
         card = custom_gpu(card, gpu_memory_bytes)
     num_ranks = num_gpus or found.num_processes
     context, basis = outside_allocator(card, context_bytes, num_ranks)
+    _check_room(card, context)
+    check_requirements(found.interpreter, require)
     return _rehearse(
         VirtualRun(
             subject=Subject(
@@ -148,14 +136,29 @@ def _check_plan(plan: TrainingPlan) -> None:
 
 
 def _check_range(rank: int, num_gpus: int, steps: int) -> None:
+    if num_gpus < 1:
+        raise PlanError(
+            f"Nothing runs on {num_gpus} GPUs.", hint="Leave --num-gpus out for one."
+        )
     if not 0 <= rank < num_gpus:
+        ranks = f"Ranks are 0 to {num_gpus - 1}."
         raise PlanError(
             f"There is no rank {rank} of {num_gpus}.",
-            hint=f"Ranks are 0 to {num_gpus - 1}: see --num-gpus.",
+            hint=ranks if num_gpus > 1 else "Say of how many with --num-gpus.",
         )
     if steps < 1:
         raise PlanError(
             f"A rehearsal of {steps} steps shows nothing.", hint="Pass --steps 3."
+        )
+
+
+def _check_room(gpu: Gpu, context_bytes: int) -> None:
+    """A card that CUDA alone would fill is a size without its unit."""
+    if gpu.total_bytes <= context_bytes:
+        raise PlanError(
+            f"CUDA takes {format_gib(context_bytes)}, and the card has "
+            f"{format_gib(gpu.total_bytes)}.",
+            hint="Write a size with its unit: --gpu-memory 24GiB.",
         )
 
 
@@ -177,66 +180,4 @@ def _rehearse(run: VirtualRun, say: Say) -> MemoryReport:
     error = out_of_memory_of(capture)
     if error is None:
         return report
-    return _with_need(replace(run, subject=subject), report, error, say)
-
-
-def _with_need(
-    run: VirtualRun, at_error: MemoryReport, error: OutOfMemory, say: Say
-) -> MemoryReport:
-    """The report of a run that ran out of memory: what it needs, what would fit."""
-    say("Out of memory. Rehearsing once more on a card without limit, for the need.")
-    again = replace(run, snapshot=None, is_quiet=True)
-    capture = _capture_of(replace(again, total_bytes=UNLIMITED_BYTES), say)
-    if capture is None:
-        remedies = _expandable(again, say)
-        return replace(
-            at_error, fits=False, out_of_memory=replace(error, remedies=remedies)
-        )
-    needed = report_of(capture, run.subject)
-    device_bytes = needed.peak.device_bytes
-    remedies = ()
-    if needed.peak.allocated_bytes + run.context_bytes < run.subject.gpu.total_bytes:
-        remedies += _expandable(again, say)
-    if run.subject.plan is not None:
-        remedies += changes_that_fit(run.subject.plan, device_bytes)
-    remedies += cards_that_hold(
-        device_bytes, run.subject.gpu, run.subject.headroom_fraction
-    )
-    return replace(
-        needed,
-        fits=False,
-        assumptions=(
-            *needed.assumptions,
-            "peak, components, phases and holders are those of a second rehearsal, on "
-            "a card without limit",
-        ),
-        out_of_memory=replace(error, needed_bytes=device_bytes, remedies=remedies),
-    )
-
-
-def _expandable(run: VirtualRun, say: Say) -> tuple[Remedy, ...]:
-    """Whether segments that grow in place would have been enough."""
-    settings = os.environ.get(ALLOCATOR_SETTINGS, "")
-    if "expandable_segments" in settings:
-        return ()
-    settings = ",".join(filter(None, [settings, EXPANDABLE]))
-    say(f"Rehearsing with {ALLOCATOR_SETTINGS}={settings}.")
-    capture = _capture_of(replace(run, environment={ALLOCATOR_SETTINGS: settings}), say)
-    if capture is None:
-        return ()
-    return (
-        Remedy(
-            change=f"{ALLOCATOR_SETTINGS}={settings}",
-            basis="rehearsed",
-            device_bytes=report_of(capture, run.subject).peak.device_bytes,
-        ),
-    )
-
-
-def _capture_of(run: VirtualRun, say: Say) -> Capture | None:
-    """The capture of one more run; None if that comes to nothing either."""
-    try:
-        capture, _ = perform(run, say)
-    except ProgramError:
-        return None
-    return None if out_of_memory_of(capture) else capture
+    return with_need(replace(run, subject=subject), report, error, say)

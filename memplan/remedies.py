@@ -1,12 +1,11 @@
-"""Single changes that would have made a run fit, once it is known what it needs.
+"""Single changes that may make a run fit, once it is known what it needs.
 
-Cards and plans are not run again: a card is held against the bytes that were rehearsed,
-and a changed plan is estimated, its estimate shifted by as much as the estimate of this
-plan was off. Each says which of the two it is.
+A card is held against the bytes that were rehearsed on another. A changed plan is
+estimated, to see whether rehearsing it is worth the time.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from memplan.card import card_context, card_of
@@ -19,53 +18,73 @@ from memplan.report import Remedy
 MOST_CARDS = 3
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A plan that differs from another in one thing."""
+
+    plan: TrainingPlan
+    flags: str
+    """What to type for it."""
+    kind: str
+    """What it changes: of several sizes of a change the least is wanted."""
+
+
 def cards_that_hold(
-    device_bytes: int, gpu: Gpu, headroom_fraction: float
+    device_bytes: int,
+    gpu: Gpu,
+    headroom_fraction: float,
+    lowest_capability: tuple[int, int] = (0, 0),
 ) -> tuple[Remedy, ...]:
-    """The smallest cards of the catalogue with room for what was rehearsed on `gpu`."""
+    """The smallest cards of the catalogue with room for what was rehearsed on `gpu`.
+
+    A card below the lowest compute capability has no kernels in this build of PyTorch.
+    """
     here, _ = card_context(gpu)
     remedies = []
     for card in sorted(all_gpus(), key=lambda card: (card.total_bytes, card.slug)):
         there, _ = card_context(card)
         need = device_bytes - here + there
-        if card.slug != gpu.slug and need <= card.total_bytes * (1 - headroom_fraction):
+        is_other = card.slug != gpu.slug
+        has_kernels = (card.compute_capability or (0, 0)) >= lowest_capability
+        has_room = need <= card.total_bytes * (1 - headroom_fraction)
+        if is_other and has_kernels and has_room:
+            change = f"--gpu {card.slug}"
             remedies.append(
-                Remedy(
-                    change=f"--gpu {card.slug}", basis="rehearsed", device_bytes=need
-                )
+                Remedy(change=change, basis="carried over", device_bytes=need)
             )
     return tuple(remedies[:MOST_CARDS])
 
 
-def changes_that_fit(plan: TrainingPlan, device_bytes: int) -> tuple[Remedy, ...]:
-    """Single changes of the plan, of which `device_bytes` were rehearsed, that fit."""
+def likely_changes(plan: TrainingPlan, device_bytes: int) -> Iterator[Change]:
+    """Single changes of a plan, of which `device_bytes` were rehearsed, that may fit.
+
+    The estimate of a change is shifted by as much as the estimate of this plan was off.
+    """
     try:
         off_by = device_bytes - estimate(plan).peak.device_bytes
     except MemplanError:  # a model that can be run, but has no formula
-        return ()
-    room = card_of(plan).total_bytes * (1 - plan.headroom_fraction)
-    remedies = []
+        return
     for change in _single_changes(plan):
         try:
-            need = estimate(replace(plan, **change)).peak.device_bytes + off_by
+            changed = replace(plan, **change)
+            need = estimate(changed).peak.device_bytes + off_by
         except MemplanError:  # the change does not go with the rest of the plan
             continue
-        if need <= room:
-            remedies.append(
-                Remedy(change=_as_flags(change), basis="estimated", device_bytes=need)
-            )
-    return tuple(remedies)
+        if need <= card_of(plan).total_bytes:
+            yield Change(changed, _as_flags(change), kind=next(iter(change)))
 
 
 def _single_changes(plan: TrainingPlan) -> Iterator[dict[str, Any]]:
     """From those that change the least of the training to those that change most."""
     if plan.activation_checkpointing != "full":
         yield {"activation_checkpointing": "full"}
-    if plan.per_device_train_batch_size > 1:
+    batch, parts = plan.per_device_train_batch_size, 2
+    while batch % parts == 0:
         yield {
-            "per_device_train_batch_size": plan.per_device_train_batch_size // 2,
-            "gradient_accumulation_steps": 2 * plan.gradient_accumulation_steps,
+            "per_device_train_batch_size": batch // parts,
+            "gradient_accumulation_steps": parts * plan.gradient_accumulation_steps,
         }
+        parts *= 2
     if plan.data_parallel > 1:
         for stage in range(plan.zero_stage + 1, 4):
             yield {"zero_stage": stage}

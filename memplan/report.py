@@ -131,9 +131,25 @@ class Remedy:
 
     change: str
     """What to type or to set."""
-    basis: Literal["rehearsed", "estimated"]
+    basis: Literal["rehearsed", "carried over"]
+    """Rehearsed with the change; or the bytes of this card, carried over to another."""
     device_bytes: int
     """What the run would take on the device."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saving:
+    """One trick of a generation: what it saves, estimated, and at what price."""
+
+    trick: str
+    """The flag."""
+    saved_bytes: int
+    device_bytes: int
+    """What the run takes on the device with it."""
+    changes_answers: bool
+    """The model's answers may be others: what it scores has to be found out anew."""
+    is_used: bool
+    """The plan has it, and saves this against a run without."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,6 +225,8 @@ class MemoryReport:
     """The highest point before the first step."""
     marked: tuple[MarkedPhase, ...] = ()
     out_of_memory: OutOfMemory | None = None
+    savings: tuple[Saving, ...] = ()
+    """Of a generation: tricks that it uses, then those that it could use."""
 
 
 def to_json(report: MemoryReport, *, indent: int | None = 2) -> str:

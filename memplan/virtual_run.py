@@ -4,13 +4,17 @@ A program may start many processes; the report is made of one. It may also fail,
 never come to train: then there is no report, and a sentence that says why.
 """
 
+import json
 import os
+import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
 
 from memplan.errors import ProgramError
+from memplan.plan import TrainingPlan
 from memplan.rehearsal import (
     Capture,
     Subject,
@@ -23,6 +27,8 @@ from memplan.runner.launch import Outcome, Program, launch
 from memplan.virtual import virtual_environment
 
 LONGEST_ERROR = 120
+OWN_ERROR = "That is the program's own error; what it printed is above."
+KILLED = "It was killed from outside, as a host does that runs out of memory."
 
 Say = Callable[[str], None]
 
@@ -43,6 +49,15 @@ class VirtualRun:
     total_bytes: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     is_quiet: bool = False
+
+
+def training_program(plan: TrainingPlan, steps: int) -> tuple[str, ...]:
+    """The words that start the program of a plan."""
+    text = json.dumps(asdict(plan))
+    return (
+        *(sys.executable, "-m", "memplan.runner.training", text),
+        *("--steps", str(steps)),
+    )
 
 
 def perform(run: VirtualRun, say: Say) -> tuple[Capture, tuple[str, ...]]:
@@ -105,10 +120,18 @@ def _chosen(outcome: Outcome, run: VirtualRun) -> Capture:
     errors = [capture["error"] for capture in outcome.captures if capture["error"]]
     said = f" ({shorten(errors[0], LONGEST_ERROR)})" if errors else ""
     raise ProgramError(
-        f"{name} left with exit code {outcome.exit_code}{said}.",
-        hint="That is the program's own error; what it printed is above.",
+        f"{name} left with exit code {_exit_code(outcome.exit_code)}{said}.",
+        hint=KILLED if outcome.exit_code == 128 + signal.SIGKILL else OWN_ERROR,
         exit_code=outcome.exit_code,
     )
+
+
+def _exit_code(code: int) -> str:
+    """`139, SIGSEGV`: from 128 on it is a signal that ended the program."""
+    try:
+        return f"{code}, {signal.Signals(code - 128).name}"
+    except ValueError:
+        return str(code)
 
 
 def _went_far_enough(useful: Sequence[Capture]) -> bool:

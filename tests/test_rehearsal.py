@@ -13,6 +13,7 @@ from captures import (
 )
 
 from memplan.hardware import find_gpu
+from memplan.plan import TrainingPlan
 from memplan.rehearsal import (
     Subject,
     has_something_to_report,
@@ -79,7 +80,7 @@ def test_json_round_trip_with_remedies():
     error = replace(
         out_of_memory_of(out_of_memory_capture()),
         needed_bytes=5,
-        remedies=(Remedy(change="--gpu l4", basis="rehearsed", device_bytes=5),),
+        remedies=(Remedy(change="--gpu l4", basis="carried over", device_bytes=5),),
     )
     made = replace(report(), out_of_memory=error, fits=False)
     assert from_json(to_json(made)) == made
@@ -166,6 +167,12 @@ def test_components_that_know_too_much_still_add_up():
     made = report(components=known)
     assert made.components.total == made.peak.allocated_bytes
     assert made.unattributed_bytes == 0
+
+
+def test_a_model_has_the_name_that_its_plan_gives_it():
+    plan = TrainingPlan(model="gpt2", gpu="rtx-4090")
+    subject = Subject(gpu=SUBJECT.gpu, plan=plan)
+    assert report_of(capture(), subject).model.name == "gpt2"
 
 
 def test_an_unknown_model_has_the_name_of_its_command():

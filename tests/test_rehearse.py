@@ -3,11 +3,13 @@
 import json
 import sys
 from dataclasses import replace
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
 from captures import MIB, capture, figures, out_of_memory_capture, step
 
+import memplan.shortage
 import memplan.virtual_run
 from memplan import TrainingPlan, rehearse, rehearse_program
 from memplan.errors import CommandError, PlanError, ProgramError, UnknownNameError
@@ -102,20 +104,13 @@ def test_without_a_number_of_gpus_a_launcher_starts_its_own_ranks(launcher):
 
 
 def test_a_plan_is_the_program_that_trains_it(launcher):
-    plans = []
-    launch = launcher.launch
-
-    def read_plan(program):
-        with open(program.command[3]) as file:
-            plans.append(json.load(file))
-        return launch(program)
-
-    memplan.virtual_run.launch = read_plan
     plan = TrainingPlan(model="gpt2", gpu="a100-80gb", num_gpus=8, zero_stage=2)
     report = rehearse(plan, rank=3)
-    assert TrainingPlan(**{**plans[0], "lora_targets": ()}) == plan
     [program] = launcher.programs
-    assert program.command[1:3] == ("-m", "memplan.runner.training")
+    python, *words = program.command[:3]
+    assert (python, words) == (sys.executable, ["-m", "memplan.runner.training"])
+    text = json.loads(program.command[3])
+    assert TrainingPlan(**{**text, "lora_targets": ()}) == plan
     assert (program.rank, program.world_size) == (3, 8)
     assert report.plan == plan
     assert report.command is None
@@ -141,9 +136,12 @@ def test_what_only_an_estimate_can_answer_is_refused(launcher, changes, says):
         ({"gpu": "rtx-409"}, UnknownNameError),
         ({"rank": 1}, PlanError),
         ({"rank": -1, "num_gpus": 4}, PlanError),
+        ({"num_gpus": 0}, PlanError),
         ({"rank": 4, "num_gpus": 4}, PlanError),
         ({"steps": 0}, PlanError),
         ({"gpu_memory_bytes": 0}, PlanError),
+        ({"gpu_memory_bytes": 24}, PlanError),
+        ({"gpu_memory_bytes": 2 * GiB, "context_bytes": 2 * GiB}, PlanError),
         ({"headroom_fraction": 1.0}, PlanError),
         ({"require": ("rich==0",)}, CommandError),
     ],
@@ -287,17 +285,62 @@ def test_where_the_second_run_fails_the_first_is_the_report(launcher):
     assert report.peak.allocated_bytes == 2200 * MIB
 
 
-def test_a_plan_is_told_which_of_its_changes_would_fit(launcher):
-    out_of_memory(launcher, launcher.outcome(capture()))
-    plan = TrainingPlan(
+class TestChangesOfAPlan:
+    PLAN = TrainingPlan(
         model="gpt2",
         gpu="rtx-4090",
-        gpu_memory_bytes=3 * GiB,
-        per_device_train_batch_size=4,
+        gpu_memory_bytes=4 * GiB,
+        per_device_train_batch_size=8,
+        seq_len=512,
     )
-    report = rehearse(plan)
-    changes = {remedy.change: remedy for remedy in report.out_of_memory.remedies}
-    assert changes["--activation-checkpointing full"].basis == "estimated"
+
+    @pytest.fixture(autouse=True)
+    def everything_is_installed(self, launcher, monkeypatch):
+        verb = import_module("memplan.rehearse")
+        monkeypatch.setattr(verb, "check", lambda plan: None)
+        monkeypatch.setattr(memplan.shortage, "check", lambda plan: None)
+        monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+    @staticmethod
+    def plans_of(launcher):
+        return [json.loads(program.command[3]) for program in launcher.programs]
+
+    def test_each_is_rehearsed_and_of_a_kind_the_least_that_fits_is_named(
+        self, launcher
+    ):
+        too_large = launcher.outcome(out_of_memory_capture(), exit_code=1)
+        fits = launcher.outcome(capture())
+        # Without a limit; checkpointing; the batch, halved and halved again.
+        out_of_memory(launcher, fits, too_large, too_large, fits)
+        said = []
+        report = rehearse(self.PLAN, say=said.append)
+        plans = self.plans_of(launcher)
+        assert plans[2]["activation_checkpointing"] == "full"
+        batches = [plan["per_device_train_batch_size"] for plan in plans]
+        assert batches[:5] == [8, 8, 8, 4, 2]
+        assert 1 not in batches
+        changes = [remedy.change for remedy in report.out_of_memory.remedies]
+        batch = "--per-device-train-batch-size 2 --gradient-accumulation-steps 4"
+        assert changes[0] == batch
+        assert report.out_of_memory.remedies[0].basis == "rehearsed"
+        assert "Rehearsing with --activation-checkpointing full." in said
+
+    def test_what_leaves_less_than_the_headroom_does_not_fit(self, launcher):
+        fits = launcher.outcome(capture())  # 3500 MiB
+        out_of_memory(launcher, fits)
+        tight = replace(self.PLAN, headroom_fraction=0.2)
+        changes = [r.change for r in rehearse(tight).out_of_memory.remedies]
+        assert changes
+        assert all(change.startswith("--gpu") for change in changes)
+
+    def test_what_cannot_be_run_here_is_not_tried(self, launcher, monkeypatch):
+        def refuse(plan):
+            raise PlanError("no", hint="no")
+
+        monkeypatch.setattr(memplan.shortage, "check", refuse)
+        out_of_memory(launcher, launcher.outcome(capture()))
+        rehearse(self.PLAN)
+        assert len(launcher.programs) == 2
 
 
 def test_a_snapshot_is_of_the_first_run_alone(launcher, tmp_path):

@@ -14,7 +14,10 @@ def main() -> None:
     from memplan.cli.app import app
     from memplan.errors import MemplanError
 
-    signal.signal(signal.SIGTERM, _leave)
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup ignores it
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _leave)
     try:
         app()
     except MemplanError as error:

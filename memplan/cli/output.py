@@ -1,5 +1,6 @@
 """Where results go: stdout or a file, as tables for people or as JSON."""
 
+import errno
 import json
 import os
 import sys
@@ -73,7 +74,7 @@ def emit(text: str, file: Path | None = None, *, force: bool = False) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
         return
-    refuse_existing(file, force=force)
+    check_output(file, force=force)
     try:
         with tempfile.NamedTemporaryFile(
             "w",
@@ -85,20 +86,36 @@ def emit(text: str, file: Path | None = None, *, force: bool = False) -> None:
             part.write(text)
         os.replace(part.name, file)
     except OSError as error:
-        raise MemplanError(
-            f"{file} cannot be written: {error.strerror}.",
-            hint="Choose a folder that exists and is yours.",
-        ) from error
+        raise _unwritable(file, error) from error
 
 
-def refuse_existing(file: Path | None, *, force: bool) -> None:
-    """Say so before a long run, not after it.
+def check_output(file: Path | None, *, force: bool) -> None:
+    """Say that a file cannot be written before a long run, not after it.
 
     Raises:
-        MemplanError: the file exists and `force` is not given.
+        MemplanError: it exists and `force` is not given, or cannot be written.
     """
-    if file is not None and file.exists() and not force:
-        raise MemplanError(f"{file} exists already.", hint="Overwrite it with --force.")
+    if file is None:
+        return
+    try:
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if file.exists() and not force:
+            raise MemplanError(
+                f"{file} exists already.", hint="Overwrite it with --force."
+            )
+        file.parent.stat()
+        if not os.access(file.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _unwritable(file, error) from error
+
+
+def _unwritable(file: Path, error: OSError) -> MemplanError:
+    return MemplanError(
+        f"{file} cannot be written: {error.strerror}.",
+        hint="Name a file in a folder that exists and is yours.",
+    )
 
 
 def as_json(data: Any) -> str:

@@ -12,9 +12,9 @@ from memplan.cli.output import (
     FormatOption,
     JsonOption,
     OutputOption,
+    check_output,
     chosen,
     emit_report,
-    refuse_existing,
 )
 from memplan.cli.plan_flags import given, takes_plan
 
@@ -81,7 +81,7 @@ def rehearse(
 
     fields = given(flags)
     for file in (output, snapshot):
-        refuse_existing(file, force=force)
+        check_output(file, force=force)
     common: dict[str, Any] = {
         "rank": rank,
         "steps": steps,
@@ -104,6 +104,11 @@ def _plan(fields: dict[str, Any], more_words: list[str]) -> Any:
     from memplan.errors import CommandError
     from memplan.plan import TrainingPlan
 
+    if "model" not in fields and "parameters" not in fields:
+        raise CommandError(
+            "There is nothing to rehearse.",
+            hint="Name a model of `memplan models`, or a command: -- python train.py",
+        )
     model = str(fields.get("model", ""))
     if more_words or model.endswith((".py", ".sh")):
         words = [model, *more_words]

@@ -34,6 +34,7 @@ class Capture:
         self._error: str | None = None
         self._ended = FINISHED
         self._is_written = False
+        """Or not wanted any more."""
 
     def install(self) -> None:
         """Be there however the program ends."""
@@ -72,13 +73,23 @@ class Capture:
             error: BaseException,
             traceback: TracebackType | None,
         ) -> None:
-            if os.getpid() == self._owner:
-                self._ended = _ending(error)
-                self._error = _last_line(error)
-                self.write(self._ended)
-            shown(kind, error, traceback)
+            try:
+                self._note(error)
+            finally:
+                shown(kind, error, traceback)
 
         sys.excepthook = excepthook
+
+    def _note(self, error: BaseException) -> None:
+        """Write what was seen, unless it was the user who did not want to wait."""
+        if os.getpid() != self._owner:
+            return
+        if isinstance(error, KeyboardInterrupt):
+            self._is_written = True
+            return
+        self._ended = _ending(error)
+        self._error = _last_line(error)
+        self.write(self._ended)
 
     def _watch_signal(self) -> None:
         """SIGTERM ends a program without a word unless it has a handler of its own."""
@@ -100,8 +111,6 @@ def _ending(error: BaseException) -> str:
         if isinstance(cause, torch.OutOfMemoryError):
             return OUT_OF_MEMORY
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED
     return CRASHED
 
 

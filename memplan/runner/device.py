@@ -6,6 +6,8 @@ Its libraries are preloaded, so their functions are found among the process's ow
 import ctypes
 from typing import Any
 
+import torch
+
 
 def unsupported_calls() -> list[dict[str, Any]]:
     """CUDA functions that were called and are not played, with how often."""
@@ -17,3 +19,10 @@ def unsupported_calls() -> list[dict[str, Any]]:
     ask(text, room)
     rows = [line.rsplit(maxsplit=1) for line in text.value.decode().splitlines()]
     return [{"name": name, "count": int(count)} for name, count in rows]
+
+
+def lowest_capability() -> tuple[int, int]:
+    """The lowest compute capability that this build of PyTorch has kernels for."""
+    names = torch.cuda.get_arch_list()  # sm_75, sm_90a, compute_120
+    digits = ("".join(filter(str.isdecimal, name)) for name in names)
+    return min(((int(one[:-1]), int(one[-1])) for one in digits), default=(0, 0))

@@ -19,8 +19,9 @@ from memplan.runner.witness import Witness
 
 def install(settings: Settings) -> None:
     """See the whole program, from here to its end."""
+    has_met_peers = None
     if settings.rank is not None and settings.world_size is not None:
-        world.install(settings.rank, settings.world_size)
+        has_met_peers = world.install(settings.rank, settings.world_size)
     values = _play(settings)
     counters = Counters()
     witness = Witness(settings.steps, values)
@@ -37,6 +38,7 @@ def install(settings: Settings) -> None:
         witness=witness,
         out_of_memory=out_of_memory,
         values=values,
+        has_met_peers=has_met_peers,
     )
     capture = Capture(settings.folder, summary.content)
     counters.install()

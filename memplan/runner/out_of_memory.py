@@ -43,6 +43,7 @@ class OutOfMemory:
 
     def _observe(self, device: int, segment: int, total: int, free: int) -> None:
         """Called by the allocator; `segment` is what it asked of the card."""
+        place = self._tags.here  # before looking around, which is a place of its own
         self._look_around()
         snapshot = torch.cuda.memory._snapshot(device)
         if self._path is not None:
@@ -55,7 +56,7 @@ class OutOfMemory:
         self.last = {
             "step": self._timeline.step_number,
             "phase": phase,
-            "module": self._tags.here.module if phase != SETUP else "",
+            "module": place.module if phase != SETUP else "",
             "line": line_here() or self._tags.backward_line,
             "asked_bytes": asked,
             "free_bytes": free,

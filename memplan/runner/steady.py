@@ -8,6 +8,7 @@ from memplan.runner.counters import Reading
 from memplan.runner.history import NEVER, History
 from memplan.runner.phases import Stretch, Timeline
 from memplan.runner.tags import Tags
+from memplan.units import format_gib
 
 STEADY_STEPS = 3
 """The first makes the optimizer's states, so the second and third are alike."""
@@ -68,8 +69,9 @@ def _incomplete(seen_bytes: int, requested_bytes: int) -> list[str]:
     if seen_bytes == requested_bytes:
         return []
     return [
-        f"what is held at the peak adds up to {seen_bytes} bytes, of {requested_bytes} "
-        "requested: the allocator's history does not reach back to it"
+        f"what is held at the peak adds up to {format_gib(seen_bytes)}, of "
+        f"{format_gib(requested_bytes)} requested: the allocator's history does not "
+        "reach back to it"
     ]
 
 
@@ -84,7 +86,8 @@ def _unsteady(timeline: Timeline, device: int) -> list[str]:
     if before == last:
         return []
     number = timeline.steps[-1].number
+    where = "above" if last > before else "below"
     return [
-        f"steps differ: step {number} requested {last} bytes at its peak, step "
-        f"{number - 1} {before}"
+        f"steps differ: step {number} peaks {format_gib(abs(last - before))} {where} "
+        f"step {number - 1}"
     ]

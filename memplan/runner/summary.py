@@ -1,14 +1,14 @@
 """The content of a capture, in the words of its format."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from memplan.runner.capture import OUT_OF_MEMORY
-from memplan.runner.device import unsupported_calls
+from memplan.runner.device import lowest_capability, unsupported_calls
 from memplan.runner.history import write_snapshot
 from memplan.runner.out_of_memory import OutOfMemory
 from memplan.runner.phases import Step, Stretch, Timeline
@@ -30,6 +30,8 @@ class Summary:
     witness: Witness
     out_of_memory: OutOfMemory
     values: Values | None
+    has_met_peers: Callable[[], bool] | None = None
+    """Of a process that plays one rank of many."""
 
     def content(self, ended: str) -> dict[str, Any]:
         """All that was seen; called once, at the end."""
@@ -63,7 +65,11 @@ class Summary:
             "device": _device(device),
             "out_of_memory": self.out_of_memory.last
             and {**self.out_of_memory.last, "caught": not is_out},
-            "assumptions": [*steady["assumptions"], *self._answers()],
+            "assumptions": [
+                *steady["assumptions"],
+                *self._answers(),
+                *self._alone(),
+            ],
             "unsupported": self._unsupported(),
         }
 
@@ -104,6 +110,14 @@ class Summary:
 
     def _answers(self) -> list[str]:
         return [] if self.values is None else list(self.values.answers)
+
+    def _alone(self) -> list[str]:
+        if self.has_met_peers is None or self.has_met_peers():
+            return []
+        return [
+            "the program made no process group: it shared nothing with other GPUs, and "
+            "NCCL's buffers are counted all the same"
+        ]
 
     def _unsupported(self) -> dict[str, Any]:
         """On a real card nothing is."""
@@ -153,6 +167,7 @@ def _device(index: int) -> dict[str, Any]:
         "index": index,
         "name": torch.cuda.get_device_name(index),
         "total_bytes": total,
+        "lowest_capability": lowest_capability(),
         "outside_bytes": total - free - torch.cuda.memory_reserved(index),
     }
 

@@ -39,9 +39,8 @@ def versions_in_use() -> dict[str, str]:
     }
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
-        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        if cudnn:
-            found["cudnn"] = _dotted(cudnn)
+        # torch.backends.cudnn.version() raises on a card older than cuDNN supports.
+        found["cudnn"] = ".".join(map(str, torch._C._cudnn.getRuntimeVersion()))
         if torch.distributed.is_available() and torch.distributed.is_nccl_available():
             nccl = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
             found["nccl"] = ".".join(map(str, nccl))
@@ -52,8 +51,3 @@ def versions_in_use() -> dict[str, str]:
             except PackageNotFoundError:
                 continue
     return found
-
-
-def _dotted(cudnn: int) -> str:
-    """92400 is 9.24.0."""
-    return f"{cudnn // 10000}.{cudnn // 100 % 100}.{cudnn % 100}"

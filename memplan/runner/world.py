@@ -49,8 +49,11 @@ def place(rank: int, world_size: int) -> dict[str, str]:
     }
 
 
-def install(rank: int, world_size: int) -> None:
-    """Let this process be that rank, from the import of PyTorch on."""
+def install(rank: int, world_size: int) -> Callable[[], bool]:
+    """Let this process be that rank, from the import of PyTorch on.
+
+    What is given back tells whether it has met its peers since.
+    """
     os.environ.update(place(rank, world_size))
     # Else a thread of NCCL's asks the store, a Python object, for other ranks' errors,
     # until after Python's end.
@@ -59,9 +62,12 @@ def install(rank: int, world_size: int) -> None:
     if rank > 0:
         after_import(DEEPSPEED, _agree_with_rank_0)
     _spawn_one_process(rank)
-    if dist.is_available():
-        _meet_nobody(rank, world_size)
-        _need_no_peers()
+    if not dist.is_available():
+        return lambda: False
+    store = AnsweringStore(world_size)
+    _meet_nobody(rank, world_size, store)
+    _need_no_peers()
+    return lambda: dist.is_initialized() or store.num_keys() > 0
 
 
 def _start_one_process() -> None:
@@ -110,9 +116,8 @@ def _agree_with_rank_0() -> None:
     lists.assert_lst_len_same_as_other_ranks = lambda _: None
 
 
-def _meet_nobody(rank: int, world_size: int) -> None:
-    """init_process_group finds a store, wherever it was going to look for one."""
-    store = AnsweringStore(world_size)
+def _meet_nobody(rank: int, world_size: int, store: AnsweringStore) -> None:
+    """init_process_group finds this store, wherever it was going to look for one."""
 
     def rendezvous(url: str, **_: Any) -> Iterator[tuple[AnsweringStore, int, int]]:
         """A rank and a world size that the program names by itself count."""

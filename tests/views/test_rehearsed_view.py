@@ -30,10 +30,10 @@ ERROR = replace(
         ),
         Remedy(
             change="--per-device-train-batch-size 4 --gradient-accumulation-steps 8",
-            basis="estimated",
+            basis="rehearsed",
             device_bytes=20 * GiB,
         ),
-        Remedy(change="--gpu l40s", basis="rehearsed", device_bytes=30 * GiB),
+        Remedy(change="--gpu l40s", basis="carried over", device_bytes=30 * GiB),
     ),
 )
 

@@ -1,4 +1,7 @@
-"""`python -m memplan.runner.training PLAN.json [--steps N]`."""
+"""`python -m memplan.runner.training PLAN [--steps N]`.
+
+The plan is JSON, or a file of it.
+"""
 
 import argparse
 import sys
@@ -14,36 +17,39 @@ from memplan.runner.training.refusals import check
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m memplan.runner.training")
-    parser.add_argument("plan", type=Path, help="A training plan as JSON.")
+    parser.add_argument("plan", help="A training plan as JSON, or a file of it.")
     parser.add_argument("--steps", type=int, default=3, help="Optimizer steps to take.")
     asked = parser.parse_args(arguments)
     try:
         run(read_plan(asked.plan), asked.steps)
     except MemplanError as error:
-        print(f"error: {error.message}\n  hint: {error.hint}", file=sys.stderr)
+        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def read_plan(file: Path) -> TrainingPlan:
-    """The plan that a file holds.
+def read_plan(asked: str) -> TrainingPlan:
+    """The plan that a text is, or that the file of that name holds.
 
     Raises:
-        PlanError: it holds none.
+        PlanError: it is none.
     """
     from pydantic import TypeAdapter, ValidationError
 
+    is_text = asked.lstrip().startswith("{")
+    name = "The text" if is_text else asked
     try:
-        return TypeAdapter(TrainingPlan).validate_json(file.read_bytes())
+        text = asked if is_text else Path(asked).read_bytes()
+        return TypeAdapter(TrainingPlan).validate_json(text)
     except OSError as error:
         raise PlanError(
-            f"{file} cannot be read: {error}.", hint="Give the path of a plan as JSON."
+            f"{name} cannot be read: {error}.", hint="Give the path of a plan as JSON."
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise PlanError(
-            f"{file} holds no training plan: {key} {first['msg']}.",
+            f"{name} holds no training plan: {key} {first['msg']}.",
             hint="Its keys are the fields of memplan.TrainingPlan.",
         ) from error
 

@@ -106,4 +106,17 @@ def test_a_file_that_holds_no_plan_is_named(text, tmp_path):
     file = tmp_path / "plan.json"
     file.write_text(text)
     with pytest.raises(PlanError, match=r"plan\.json|model"):
-        read_plan(file)
+        read_plan(str(file))
+
+
+def test_a_plan_is_read_as_text_or_from_a_file(tmp_path):
+    from memplan.runner.training.__main__ import read_plan
+
+    text = json.dumps({"model": "gpt2", "seq_len": 64})
+    file = tmp_path / "plan.json"
+    file.write_text(text)
+    assert read_plan(text) == read_plan(str(file)) == plan(seq_len=64)
+    with pytest.raises(PlanError, match="The text holds no training plan"):
+        read_plan('{"model": 3}')
+    with pytest.raises(PlanError, match="cannot be read"):
+        read_plan(str(tmp_path / "missing.json"))
