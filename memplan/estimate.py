@@ -8,6 +8,8 @@ None. The peak of the run is that of the steady step, the second and later ones:
 of the optimizer appear at the end of the first.
 """
 
+from dataclasses import replace
+
 from memplan.accuracy import band_of
 from memplan.card import ASSUMED_SMS, card_of, context_of, torch_version_of
 from memplan.caveats import assumptions_of, unsupported_of
@@ -24,7 +26,8 @@ from memplan.formulas.weights import (
 )
 from memplan.formulas.workspaces import cublas_workspace_bytes
 from memplan.hardware import Gpu
-from memplan.models import find_model
+from memplan.models import Model, find_model
+from memplan.models.workload import generation_of, lengths_of
 from memplan.moments import Moment, moments_of
 from memplan.plan import TrainingPlan
 from memplan.rank import num_parameters, part_of, stages_of
@@ -36,6 +39,7 @@ from memplan.report import (
     ModelSize,
     PeakMemory,
 )
+from memplan.savings import savings_of
 from memplan.step import Step, trace_step
 from memplan.units import round_up
 
@@ -46,11 +50,28 @@ def estimate(plan: TrainingPlan) -> MemoryReport:
     Raises:
         MemplanError: the plan's model, card or version is unknown, or does not suit.
     """
+    report = _estimate(plan)
+    savings = savings_of(
+        plan, report.peak.device_bytes, lambda other: _estimate(other).peak.device_bytes
+    )
+    return replace(report, savings=savings)
+
+
+def _estimate(plan: TrainingPlan) -> MemoryReport:
+    """Without what could be saved."""
     if plan.model is None:
         return _estimate_states(plan)
+    model = find_model(plan.model, plan.revision)
+    run = generation_of(plan, model)
+    report = _estimate_run(run, model)
+    assumptions = (*lengths_of(plan, run), *report.assumptions)
+    return replace(report, plan=plan, assumptions=assumptions)
+
+
+def _estimate_run(plan: TrainingPlan, model: Model) -> MemoryReport:
+    """A step of training, or a generation."""
     gpu = card_of(plan)
     torch_version = torch_version_of(plan)
-    model = find_model(plan.model, plan.revision)
     capability = gpu.compute_capability or (9, 0)
     optimizer = find_optimizer(plan.optim)
     num_sms = gpu.num_sms or ASSUMED_SMS

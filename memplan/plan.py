@@ -22,8 +22,10 @@ Accounting = Literal["torch", "zero", "hf"]
 Sharding = Literal["fsdp2", "deepspeed"]
 Quantization = Literal["none", "int8", "nf4"]
 FrozenDtype = Literal["fp32", "bf16", "fp16"]
-Workload = Literal["train", "generate"]
+Workload = Literal["train", "generate", "mme"]
 
+MAX_SHOTS = 32
+"""The most that Flamingo is evaluated with (arXiv 2204.14198)."""
 MAX_COUNT = 2**40
 """No batch, length or number of GPUs is larger: it would be a typing error."""
 
@@ -39,7 +41,8 @@ class TrainingPlan:
     parameters: int | None = None
     """A bare parameter count instead of a model: model states alone are answered."""
     workload: Workload = "train"
-    """train, or generate: prompts of seq_len, then max_new_tokens with a KV cache."""
+    """train; generate: prompts of seq_len, then max_new_tokens with a KV cache; or mme:
+    the generation that `memplan mme run` comes to."""
 
     trainable: str = "default"
     """default (what the preset trains), all, lora, a named set of the preset, or
@@ -72,6 +75,9 @@ class TrainingPlan:
     image_size: int | None = None
     """Pixels of a side."""
     max_new_tokens: int = 0
+    num_shots: int = 0
+    """Of the workload mme: answered examples, each with its image, before a question.
+    MME itself is asked without any."""
     max_grad_norm: float = 1.0
     """Gradient clipping; 0 is none."""
 
@@ -115,6 +121,11 @@ class TrainingPlan:
         _check_fractions(self)
         _check_parallelism(self)
         _check_parts(self)
+
+    @property
+    def generates(self) -> bool:
+        """Nothing is trained; tokens are generated."""
+        return self.workload != "train"
 
     @property
     def checkpointing(self) -> tuple[str, int]:
@@ -272,10 +283,19 @@ def _check_parts(plan: TrainingPlan) -> None:
             "LoRA targets are given but LoRA is not asked for.",
             hint="Add --trainable lora.",
         )
-    if plan.max_new_tokens and plan.workload != "generate":
+    if plan.max_new_tokens and not plan.generates:
         raise PlanError(
             "max_new_tokens belongs to the workload generate.",
             hint="Add --workload generate.",
+        )
+    if plan.num_shots and plan.workload != "mme":
+        raise PlanError(
+            "num_shots belongs to the workload mme.", hint="Add --workload mme."
+        )
+    if plan.num_shots > MAX_SHOTS:
+        raise PlanError(
+            f"{plan.num_shots} shots are more than models are evaluated with.",
+            hint=f"Use --num-shots {MAX_SHOTS} or less.",
         )
 
 
@@ -295,7 +315,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "workload": get_args(Workload),
     "attn_implementation": KERNELS,
 }
-_MAY_BE_ZERO = frozenset({"max_new_tokens", "zero_stage", "context_bytes"})
+_MAY_BE_ZERO = frozenset({"max_new_tokens", "num_shots", "zero_stage", "context_bytes"})
 _COUNTS = (
     "parameters",
     "lora_rank",
@@ -306,6 +326,7 @@ _COUNTS = (
     "images_per_sample",
     "image_size",
     "max_new_tokens",
+    "num_shots",
     "num_gpus",
     "zero_stage",
     "tensor_parallel",

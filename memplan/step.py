@@ -130,7 +130,7 @@ def trace_step(
     )
     gradients_exist = plan.gradient_accumulation_steps > 1
     tape.gathering = sharder.gathering(gradients_exist)
-    if plan.workload == "generate":
+    if plan.generates:
         with tape.no_grad():
             model.family.forward(tape, model.config, batch)
         tape.end_phase("generate")
@@ -306,7 +306,7 @@ def _sized(
     if plan.ema:
         for parameter in trained(parameters):
             averaged = averaged.plus(4 * parameter.num_elements, parameter.count)
-    if plan.workload == "generate":
+    if plan.generates:
         cache_item = ITEM_BYTES[AUTOCAST_DTYPE.get(plan.precision, "fp32")]
         if plan.precision in ("bf16-pure", "fp16-master"):
             cache_item = 2

@@ -35,6 +35,7 @@ FLOORS = {
     "rehearse": 3,
     "remedies": 3,
     "requirements": 3,
+    "savings": 3,
     "shortage": 3,
     "virtual_run": 3,
     "views": 4,

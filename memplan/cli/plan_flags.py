@@ -78,7 +78,7 @@ def _flags(
         ),
     ] = None,
     workload: Annotated[
-        Text, option("--workload", help="train or generate.", panel=MODEL)
+        Text, option("--workload", help="train, generate or mme.", panel=MODEL)
     ] = None,
     per_device_train_batch_size: Annotated[
         Count,
@@ -118,6 +118,14 @@ def _flags(
     max_new_tokens: Annotated[
         Count,
         option("--max-new-tokens", help="Tokens to generate.", panel=MODEL),
+    ] = None,
+    num_shots: Annotated[
+        Count,
+        option(
+            "--num-shots",
+            help="Of the workload mme: examples before a question.  [default: 0]",
+            panel=MODEL,
+        ),
     ] = None,
     trainable: Annotated[
         Text,

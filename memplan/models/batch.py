@@ -26,7 +26,7 @@ def batch_of(plan: TrainingPlan, model: Model) -> Batch:
     """The micro-batch, from the plan, the preset's defaults, and the model's limits."""
     defaults, family = model.defaults, model.family
     seq_len = seq_len_of(plan, model)
-    if plan.workload == "generate" and family.kv_bytes_per_token is None:
+    if plan.generates and family.kv_bytes_per_token is None:
         raise PlanError(
             f"{model.name} generates no tokens.", hint="Leave --workload out."
         )

@@ -25,6 +25,8 @@ class Family:
     kv_bytes_per_token: Callable[[Any, int], int] | None = None
     """Bytes of the KV cache of one token, by bytes of an element; None where the model
     generates nothing."""
+    image_tokens: Callable[[Any], int] = field(default=lambda config: 0)
+    """Places that one image takes in a prompt."""
     divide: Callable[[Any, int, int], Any] | None = None
     """The configuration of one rank, of so many tensor-parallel ranks and pipeline
     stages; None where the family cannot be divided. Raises PlanError."""

@@ -14,7 +14,7 @@ def trainable_patterns(plan: TrainingPlan, model: Model) -> tuple[str, ...]:
         PlanError: what trains cannot be read, or cannot train.
     """
     name = model.default_trainable if plan.trainable == "default" else plan.trainable
-    if plan.workload == "generate" or name == "lora":
+    if plan.generates or name == "lora":
         return ()
     if name == "all" and plan.quantization != "none":
         raise PlanError(

@@ -26,6 +26,7 @@ from memplan.views.rehearsed import (
     phases_table,
     would_fit,
 )
+from memplan.views.savings import savings_table
 from memplan.views.tables import figures_table, gib, labelled, print_lines
 
 LABELS = {
@@ -55,6 +56,9 @@ def render_report(report: MemoryReport) -> RenderableType:
     ]
     if report.source != "estimated":
         parts += _as_run(report)
+    if report.savings:
+        title = Text("Tricks, each on its own (estimated)")
+        parts += [Text(""), title, savings_table(report.savings)]
     return Group(*parts, Text(""), _facts(report))
 
 

@@ -26,6 +26,13 @@ def test_terminal_output_is_as_seen_before(memplan, snapshot):
     assert memplan(*LLAMA, "--precision", "bf16-pure").stdout == snapshot
 
 
+def test_an_evaluation_shows_tricks_with_their_price(memplan, snapshot):
+    words = ("openflamingo-9b", "--workload", "mme", "--num-shots", "4")
+    out = memplan("estimate", *words, "--gpu", "a100-80gb", "--torch", "2.14")
+    assert out.stdout == snapshot
+    assert "answers may change" in out.stdout
+
+
 def test_every_gpu_table_is_as_seen_before(memplan, snapshot):
     out = memplan("estimate", "llama-2-7b", "--gpu", "all", "--torch", "2.14")
     assert out.stdout == snapshot

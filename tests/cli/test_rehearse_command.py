@@ -111,6 +111,7 @@ def test_an_output_file_that_exists_is_refused_before_the_run(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        ((), "Name a model of `memplan models`, or a command"),
         (("train.py",), "-- python train.py"),
         (("python", "train.py", "more"), "-- python train.py more"),
         (("--",), "no command"),
@@ -122,6 +123,14 @@ def test_an_output_file_that_exists_is_refused_before_the_run(
         (("--gpu", "rtx-409", "--", sys.executable, "-c", "1"), "rtx-4090"),
         (("--require", "torch=", "--", sys.executable, "-c", "1"), "torch=="),
         (("gpt2", "--rank", "1"), "rank 1 of 1"),
+        (("--rank", "1", *PROGRAM[3:]), "with --num-gpus"),
+        (("--rank", "8", "--num-gpus", "8", *PROGRAM[3:]), "Ranks are 0 to 7"),
+        (("--num-gpus", "0", *PROGRAM[3:]), "Nothing runs on 0 GPUs"),
+        (("--gpu-memory", "24", *PROGRAM[3:]), "with its unit"),
+        (("gpt2", "--gpu-memory", "24"), "with its unit"),
+        (("--snapshot", "no/such/folder.pickle", *PROGRAM[3:]), "cannot be written"),
+        (("--snapshot", ".", *PROGRAM[3:]), "Is a directory"),
+        (("-o", "no/such/report.json", *PROGRAM[3:]), "cannot be written"),
         (("lama-2-7b",), "Did you mean llama-2-7b"),
     ],
 )
