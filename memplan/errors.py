@@ -7,6 +7,7 @@ MemplanError            one sentence, one hint, exit code 2
 ├── ProfileError        a data file of memplan's own that is damaged
 ├── VirtualDeviceError  a machine or a torch that cannot play a virtual card
 ├── DataError           a record of a dataset that cannot be used: file, record, field
+├── SnapshotError       a file that is no snapshot of the allocator
 ├── CommandError        a command that cannot be started as written
 └── ProgramError        a program that failed, or showed nothing; its own exit code
 
@@ -67,6 +68,10 @@ class VirtualDeviceError(MemplanError):
 
 class DataError(MemplanError):
     """A dataset, or one record of it, that cannot be used as it is."""
+
+
+class SnapshotError(MemplanError):
+    """A file that is no snapshot of the allocator, or that holds more than data."""
 
 
 class CommandError(MemplanError):

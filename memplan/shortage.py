@@ -14,11 +14,16 @@ from memplan.rehearsal import Capture, lowest_capability, out_of_memory_of, repo
 from memplan.remedies import cards_that_hold, likely_changes
 from memplan.report import MemoryReport, OutOfMemory, Remedy
 from memplan.runner.training.refusals import check
-from memplan.virtual_run import Say, VirtualRun, perform, training_program
+from memplan.virtual_run import (
+    ALLOCATOR_SETTINGS,
+    Say,
+    VirtualRun,
+    perform,
+    training_program,
+)
 
 UNLIMITED_BYTES = 2**42
 """A card of 4 TiB: no run needs more on one GPU."""
-ALLOCATOR_SETTINGS = "PYTORCH_CUDA_ALLOC_CONF"
 EXPANDABLE = "expandable_segments:True"
 
 
@@ -61,7 +66,8 @@ def _growing_segments(
     run: VirtualRun, say: Say, needed: MemoryReport | None = None
 ) -> Iterator[Remedy]:
     """Segments that grow in place, where what is needed at once would find room."""
-    settings = os.environ.get(ALLOCATOR_SETTINGS, "")
+    name = next(filter(os.environ.get, ALLOCATOR_SETTINGS), ALLOCATOR_SETTINGS[0])
+    settings = os.environ.get(name, "")
     if "expandable_segments" in settings:
         return
     if needed is not None:
@@ -69,9 +75,8 @@ def _growing_segments(
         if at_once >= run.subject.gpu.total_bytes:
             return
     settings = ",".join(filter(None, [settings, EXPANDABLE]))
-    change = f"{ALLOCATOR_SETTINGS}={settings}"
-    changed = replace(run, environment={ALLOCATOR_SETTINGS: settings})
-    yield from _if_it_fits(change, changed, say)
+    changed = replace(run, environment={name: settings})
+    yield from _if_it_fits(f"{name}={settings}", changed, say)
 
 
 def _changes_of_the_plan(

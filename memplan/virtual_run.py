@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
 
-from memplan.errors import ProgramError
+from memplan.errors import ProgramError, VirtualDeviceError
 from memplan.plan import TrainingPlan
 from memplan.rehearsal import (
     Capture,
@@ -27,6 +27,8 @@ from memplan.runner.launch import Outcome, Program, launch
 from memplan.virtual import virtual_environment
 
 LONGEST_ERROR = 120
+ALLOCATOR_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""Of PyTorch's two names for them the first that is set counts."""
 OWN_ERROR = "That is the program's own error; what it printed is above."
 KILLED = "It was killed from outside, as a host does that runs out of memory."
 
@@ -75,6 +77,7 @@ def perform(run: VirtualRun, say: Say) -> tuple[Capture, tuple[str, ...]]:
 def _launch(run: VirtualRun, say: Say) -> tuple[Outcome, tuple[str, ...]]:
     """Start the program in the environment of its card."""
     environ = {**os.environ, **run.environment}
+    _check_allocator(environ)
     virtual = virtual_environment(
         run.interpreter,
         run.subject.gpu,
@@ -99,6 +102,21 @@ def _launch(run: VirtualRun, say: Say) -> tuple[Outcome, tuple[str, ...]]:
     )
     captures = tuple(dict(completed(capture)) for capture in outcome.captures)
     return replace(outcome, captures=captures), virtual.assumptions
+
+
+def _check_allocator(environ: Mapping[str, str]) -> None:
+    """Refuse allocators that keep no record of what they give out."""
+    if environ.get("PYTORCH_NO_CUDA_MEMORY_CACHING"):
+        raise VirtualDeviceError(
+            "PyTorch counts no memory where PYTORCH_NO_CUDA_MEMORY_CACHING is set.",
+            hint="Unset it: the figures are those of the caching allocator.",
+        )
+    for name in ALLOCATOR_SETTINGS:
+        if "cudaMallocAsync" in environ.get(name, ""):
+            raise VirtualDeviceError(
+                "PyTorch keeps no history of blocks with backend:cudaMallocAsync.",
+                hint=f"Leave it out of {name}.",
+            )
 
 
 def _chosen(outcome: Outcome, run: VirtualRun) -> Capture:

@@ -37,6 +37,7 @@ FLOORS = {
     "requirements": 3,
     "savings": 3,
     "shortage": 3,
+    "snapshot": 2,
     "virtual_run": 3,
     "views": 4,
     "cli": 5,

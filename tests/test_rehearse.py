@@ -12,7 +12,13 @@ from captures import MIB, capture, figures, out_of_memory_capture, step
 import memplan.shortage
 import memplan.virtual_run
 from memplan import TrainingPlan, rehearse, rehearse_program
-from memplan.errors import CommandError, PlanError, ProgramError, UnknownNameError
+from memplan.errors import (
+    CommandError,
+    PlanError,
+    ProgramError,
+    UnknownNameError,
+    VirtualDeviceError,
+)
 from memplan.runner.launch import Outcome
 from memplan.units import GiB
 
@@ -55,7 +61,8 @@ def launcher(monkeypatch):
     monkeypatch.setattr(
         memplan.virtual_run, "virtual_environment", made.virtual_environment
     )
-    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    for name in memplan.virtual_run.ALLOCATOR_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
     return made
 
 
@@ -188,6 +195,17 @@ def test_a_program_that_fails_leaves_with_its_own_code_and_last_line(launcher):
     assert caught.value.exit_code == 7
 
 
+@pytest.mark.parametrize(
+    ("code", "says", "hint"),
+    [(139, "code 139, SIGSEGV", "own error"), (137, "code 137, SIGKILL", "outside")],
+)
+def test_the_signal_that_ended_a_program_is_named(launcher, code, says, hint):
+    launcher.outcomes = [launcher.outcome(exit_code=code)]
+    with pytest.raises(ProgramError, match=says) as caught:
+        rehearse_program(PROGRAM)
+    assert hint in caught.value.hint
+
+
 def test_a_program_that_fails_after_some_steps_has_failed(launcher):
     crashed = capture(ended="crashed", error="ValueError: mine")
     launcher.outcomes = [launcher.outcome(crashed, exit_code=1)]
@@ -251,6 +269,33 @@ def test_the_users_own_settings_of_the_allocator_are_kept(launcher, monkeypatch)
     rehearse_program(PROGRAM)
     settings = launcher.programs[2].environment["PYTORCH_CUDA_ALLOC_CONF"]
     assert settings == "max_split_size_mb:64,expandable_segments:True"
+
+
+def test_the_newer_name_of_the_settings_is_kept_too(launcher, monkeypatch):
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
+    fits = launcher.outcome(capture())
+    out_of_memory(launcher, fits, fits)
+    rehearse_program(PROGRAM)
+    environment = launcher.programs[2].environment
+    settings = "max_split_size_mb:64,expandable_segments:True"
+    assert environment["PYTORCH_ALLOC_CONF"] == settings
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in environment
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),
+        ("PYTORCH_CUDA_ALLOC_CONF", "backend:cudaMallocAsync"),
+        ("PYTORCH_ALLOC_CONF", "backend:cudaMallocAsync"),
+    ],
+)
+def test_an_allocator_without_a_history_is_refused(launcher, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(VirtualDeviceError, match=r"no memory|no history") as caught:
+        rehearse_program(PROGRAM)
+    assert name in f"{caught.value.message} {caught.value.hint}"
+    assert launcher.programs == []
 
 
 def test_growing_segments_are_not_tried_twice_or_in_vain(launcher, monkeypatch):

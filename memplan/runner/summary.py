@@ -44,7 +44,7 @@ class Summary:
             "world_size": world_size,
             "versions": versions_in_use(),
             "device": None,
-            "allocator": _allocator_settings(),
+            "allocator": "default",
             "model": self._model(),
             "steps": [],
         }
@@ -145,13 +145,6 @@ def _place(settings: Settings) -> tuple[int, int, int]:
     )
 
 
-def _allocator_settings() -> str:
-    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
-        if os.environ.get(name):
-            return os.environ[name]
-    return "default"
-
-
 def _step(step: Step, device: int) -> dict[str, Any]:
     return {
         "step": step.number,
@@ -173,10 +166,12 @@ def _device(index: int) -> dict[str, Any]:
 
 
 def _allocator_state(snapshot: dict[str, Any], device: int) -> dict[str, Any]:
-    """The segments as the allocator lists them, and how tight it was."""
+    """Its settings, whoever made them; the segments it lists, and how tight it was."""
     segments = [s for s in snapshot["segments"] if s["device"] == device]
     stats = torch.cuda.memory_stats(device)
+    settings = snapshot["allocator_settings"]["PYTORCH_CUDA_ALLOC_CONF"]
     return {
+        "allocator": settings or "default",
         "segments": {
             "reserved_bytes": sum(s["total_size"] for s in segments),
             "allocated_bytes": sum(s["allocated_size"] for s in segments),

@@ -137,6 +137,7 @@ def _facts(report: MemoryReport) -> RenderableType:
         ("Peak", [_where(report)]),
         ("Budget", [_need(report)]),
         ("Fragmented", _fragmentation(report)),
+        ("Allocator", _allocator(report)),
         ("Unowned", _unowned(report)),
         ("Band", [_band(report)] if report.source == "estimated" else []),
         ("Basis", [report.band.basis] if report.source != "estimated" else []),
@@ -199,6 +200,12 @@ def _fragmentation(report: MemoryReport) -> list[str]:
     return [
         f"{format_gib(unused)} reserved and not allocated at the peak ({share:.0%})"
     ]
+
+
+def _allocator(report: MemoryReport) -> list[str]:
+    """Its settings, where there are any."""
+    settings = report.device.allocator
+    return [] if settings.endswith("default settings") else [settings]
 
 
 def _unowned(report: MemoryReport) -> list[str]:

@@ -7,8 +7,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 
 from memplan.errors import MemplanError, PlanError
+from memplan.models.workload import generation_of
 from memplan.plan import TrainingPlan
 from memplan.runner.training.garbage import importing
 from memplan.runner.training.refusals import check
@@ -61,6 +63,7 @@ def run(plan: TrainingPlan, steps: int) -> None:
         MemplanError: the plan cannot be run here.
     """
     model = check(plan)
+    plan = generation_of(plan, model)
 
     with importing():
         from memplan.runner.training.assemble import assemble, build
@@ -85,5 +88,16 @@ def run(plan: TrainingPlan, steps: int) -> None:
             train(ready, steps, plan.gradient_accumulation_steps)
 
 
+def _say_shortly(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Where memory ended is for the report; PyTorch's own sentence is enough here."""
+    if kind.__name__ == "OutOfMemoryError":
+        print(error, file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
 if __name__ == "__main__":
+    sys.excepthook = _say_shortly
     sys.exit(main())
