@@ -17,8 +17,8 @@ The components sum up to the allocator's requested bytes.
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from memplan.runner.history import NEVER, Block, History, Moment
@@ -82,7 +82,9 @@ class Attribution:
         return self._tags.places.get(serial, NOWHERE)
 
     def _label(self, block: Block, serial: int) -> Label:
-        labels = {label.role: label for label in self._labels.get(block, ())}
+        # What was said first: a module's output is often its caller's too.
+        said = reversed(self._labels.get(block, []))
+        labels = {label.role: label for label in said}
         for role in OWNERS:
             if role in labels:
                 return labels[role]
@@ -95,10 +97,9 @@ class Attribution:
         if Role.CAST in labels:
             return labels[Role.CAST]
         if self._is_held_by_graph(block, serial, Role.SAVED in labels):
-            held = Label(Role.SAVED, module, "held by the graph")
-            return labels.get(Role.SAVED, held)
+            return _as_saved(labels, Label(Role.SAVED, module, "held by the graph"))
         if self._is_recomputed(block):
-            return labels.get(Role.SAVED, Label(Role.SAVED, module, "recomputed"))
+            return _as_saved(labels, Label(Role.SAVED, module, "recomputed"))
         if Role.LEAF_GRADIENT in labels:
             return labels[Role.LEAF_GRADIENT]
         if block.num_bytes in WORKSPACE_BYTES and block.freed == NEVER:
@@ -131,6 +132,14 @@ class Attribution:
         return index < len(starts) and starts[index] <= block.freed
 
 
+def _as_saved(labels: Mapping[Role, Label], otherwise: Label) -> Label:
+    """What a node said it saved; else the output of a module, kept all the same."""
+    passing = labels.get(Role.PASSING)
+    if passing is not None:
+        otherwise = replace(passing, role=Role.SAVED)
+    return labels.get(Role.SAVED, otherwise)
+
+
 def components_of(held: Iterable[Held]) -> dict[str, int]:
     """Bytes by component."""
     sums = dict.fromkeys(COMPONENTS, 0)
@@ -143,13 +152,21 @@ def largest_holders(held: Iterable[Held]) -> list[dict[str, Any]]:
     """The largest, with alike blocks of the layers of a stack as one."""
     groups: dict[tuple[Any, ...], list[Held]] = {}
     for one in held:
-        label, line = one.label, line_of(one.block.frames)
+        label = one.label
+        line = line_of(one.block.frames) if label.role != Role.WORKSPACE else ""
         stack = NUMBER.sub("*", label.module)
         key = (label.role, stack, label.name, label.shape, label.dtype, line)
         groups.setdefault(key, []).append(one)
     holders = [_holder(key[1], key[-1], group) for key, group in groups.items()]
     holders.sort(key=lambda holder: -int(holder["bytes"]))
     return holders[:MOST_HOLDERS]
+
+
+def _line(one: Held) -> str:
+    """cuBLAS keeps its workspace for all to come, whichever line was the first."""
+    if one.label.role is Role.WORKSPACE:
+        return ""
+    return line_of(one.block.frames)
 
 
 def _holder(stack: str, line: str, group: Sequence[Held]) -> dict[str, Any]:

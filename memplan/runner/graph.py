@@ -1,6 +1,7 @@
 """The autograd graph as it grows: which module made a node, and what the node saved.
 
-A module's nodes are those reachable from its output that no module inside it claimed.
+A module's nodes are those reachable from what it gives to modules inside it, and from
+its own output, that none of these claimed.
 What a node saved is read without unpacking it: a checkpoint would recompute, an
 offloaded tensor would come back. Every node is given a hook that says which module's
 backward pass is running. Nothing here holds on to a node or a tensor.

@@ -15,17 +15,34 @@ Frame = Mapping[str, Any]
 """As the allocator's history gives them: name, filename, line; innermost first."""
 
 TORCH = f"{Path(torch.__file__).parent}/"
-OURS = f"{Path(__file__).parent.parent}/"
+RUNNER = f"{Path(__file__).parent}/"
+MODELS = f"{Path(__file__).parents[1] / 'models'}/"
+"""Modules of memplan's own: to a program that trains them a library."""
 LIBRARIES = tuple(
     {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")}
 )
+PASSING_ON = (
+    "accelerate/accelerator.py",
+    "accelerate/optimizer.py",
+    "deepspeed/runtime/engine.py",
+    "deepspeed/utils/nvtx.py",
+    "lightning/fabric/",
+    "lightning/pytorch/",
+    "peft/peft_model.py",
+    "pytorch_lightning/",
+    "transformers/modeling_layers.py",
+    "transformers/trainer.py",
+    "transformers/utils/generic.py",
+    "transformers/utils/output_capturing.py",
+)
+"""Files of libraries that call what others wrote: a line of theirs says nothing."""
 
 
 def line_of(frames: Sequence[Frame]) -> str:
     """`train.py:12 main`, with the library's line in parentheses where it was there.
 
     The user's line is the innermost one outside of libraries; the library's the
-    innermost outside of PyTorch.
+    innermost outside of PyTorch and of what only passes calls on.
     """
     library = user = ""
     for frame in frames:
@@ -68,10 +85,12 @@ def _kind(filename: str) -> str:
     """user, library, torch, or none of these."""
     if filename.startswith(TORCH):
         return "torch"
-    if filename.startswith((OURS, "<")) or not filename:
+    if filename.startswith((RUNNER, "<")) or not filename:
         return "hidden"
-    if "site-packages" in filename or "dist-packages" in filename:
+    if filename.startswith(MODELS):
         return "library"
+    if "site-packages" in filename or "dist-packages" in filename:
+        return "hidden" if _short(filename).startswith(PASSING_ON) else "library"
     return "hidden" if filename.startswith(LIBRARIES) else "user"
 
 
@@ -82,6 +101,8 @@ def _text(frame: Frame) -> str:
 @cache
 def _short(filename: str) -> str:
     """Below site-packages, or below where the program was started, or its name."""
+    if filename.startswith(MODELS):
+        return f"memplan/models/{filename.removeprefix(MODELS)}"
     for mark in ("site-packages/", "dist-packages/"):
         if mark in filename:
             return filename.rsplit(mark, 1)[1]

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from memplan.runner.labels import Label, Role
 from memplan.runner.modules import plain_path
 from memplan.runner.tags import Tags
-from memplan.runner.tensors import addresses_of, named_tensors_in
+from memplan.runner.tensors import addresses_of, named_tensors_in, tensors_in
 
 DEEPSPEED_GRADIENTS = ("averaged_gradients", "grad_partitions_flat_buffer")
 """Of its optimizers, beside the gradients of the tensors they update."""
@@ -22,6 +22,8 @@ PARTS = ("quant_state", "CB", "SCB", "ds_tensor")
 """What libraries hang on a parameter: constants of quantization, a shard of it."""
 COUNTED = ("param_groups", "state")
 CACHES = ("past_key_values", "cache_params", "past_key_value")
+CACHE_DEPTH = 5
+"""A cache of two caches, of encoder and decoder, of layers, of keys and values."""
 
 
 class Owners:
@@ -38,12 +40,19 @@ class Owners:
             if not tensor.requires_grad:
                 self._note(tensor, Role.BATCH, "", name)
 
+    def note_output(self, output: Any, module: str) -> None:
+        """What a module gives back may be kept by whoever called it."""
+        for tensor in tensors_in(output):
+            for address in addresses_of(tensor):
+                label = Label.of(tensor, Role.PASSING, module, "output")
+                self._tags.note(address, label)
+
     def note_caches(self, thing: Any) -> None:
         """Keys and values that generation keeps, in what a model is given or gives."""
         if not isinstance(thing, dict) or torch.is_grad_enabled():
             return
         for name in CACHES:
-            for tensor in _within(thing.get(name)):
+            for tensor in _within(thing.get(name), CACHE_DEPTH):
                 self._note(tensor, Role.EXTRA, "", "KV cache")
 
     def note_gradients(
@@ -176,6 +185,14 @@ def _within(thing: Any, depth: int = 3) -> Iterator[torch.Tensor]:
         for item in thing:
             yield from _within(item, depth - 1)
     elif depth and not isinstance(thing, (type, torch.nn.Module)):
-        inner = thing if isinstance(thing, dict) else getattr(thing, "__dict__", {})
-        for item in list(inner.values()):
+        for item in _fields(thing):
             yield from _within(item, depth - 1)
+
+
+def _fields(thing: Any) -> list[Any]:
+    """What an object holds, also one with slots."""
+    if isinstance(thing, dict):
+        return list(thing.values())
+    slots = getattr(type(thing), "__slots__", ())
+    held = [getattr(thing, name, None) for name in slots]
+    return [*held, *getattr(thing, "__dict__", {}).values()]

@@ -86,6 +86,7 @@ class Signals:
     def call_begins(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
+        self._witness.module_is_called(self.modules, (args, kwargs))
         if self._is_outermost(len(self.modules.stack) - 1, module):
             self._model_begins(module)
             self._witness.model_begins(args, kwargs)

@@ -37,14 +37,22 @@ class Witness:
         """Have the allocator keep its history as soon as there is one."""
         torch.cuda._lazy_call(record)  # type: ignore[no-untyped-call]
 
+    def module_is_called(self, modules: ModuleCalls, given: Any) -> None:
+        """What it is given was made by its caller."""
+        callers = modules.stack[:-1]
+        if callers and torch.is_grad_enabled():
+            self._graph.claim(given, modules.path_of(callers[-1]), callers[-1])
+
     def module_begins(self, modules: ModuleCalls) -> None:
         self.tags.put(modules.path)
 
     def module_ends(
         self, modules: ModuleCalls, module: torch.nn.Module, output: Any
     ) -> None:
+        path = modules.path_of(module)
         if torch.is_grad_enabled():
-            self._graph.claim(output, modules.path_of(module), module)
+            self._graph.claim(output, path, module)
+        self._owners.note_output(output, path)
         self.tags.put(modules.path)
 
     def model_begins(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
