@@ -207,6 +207,14 @@ class TestOneProcess:
         assert report["components"]["weights"] >= 4 * parameters
         assert any("plain_loop.py" in holder["line"] for holder in report["holders"])
 
+    def test_holders_are_those_of_the_module_that_made_them(self, report_of):
+        """And not of the one inside it that was called next, or that called it."""
+        holders = report_of("plain loop")["holders"]
+        attention = [h for h in holders if "ScaledDotProduct" in h["name"]]
+        assert {holder["module"] for holder in attention} == {"blocks.*"}
+        logits = [h for h in holders if h["name"] == "output"]
+        assert [(h["module"], h["shape"]) for h in logits] == [("head", [4, 256, 8000])]
+
     def test_what_the_program_prints_goes_to_stderr(self, report_of, rehearse):
         report_of("plain loop")
         assert "epoch 0 step 0 loss" in rehearse(COMMANDS["plain loop"]).stderr
