@@ -24,10 +24,6 @@ def main() -> None:
         print(f"error: {error.message}", file=sys.stderr)
         print(f"hint: {error.hint}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our pipe has left; there is nobody to tell.
-        sys.stderr.close()
-        sys.exit(0)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memplan.errors import MemplanError
+from memplan.views.stdout import writing
 
 if TYPE_CHECKING:
     from memplan.report import MemoryReport
@@ -71,8 +72,8 @@ def emit(text: str, file: Path | None = None, *, force: bool = False) -> None:
     if not text.endswith("\n"):
         text += "\n"
     if file is None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        with writing(sys.stdout):
+            sys.stdout.write(text)
         return
     check_output(file, force=force)
     try:

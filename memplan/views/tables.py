@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memplan.units import GiB
+from memplan.views.stdout import writing
 
 
 def figures_table(*headings: str) -> Table:
@@ -36,7 +37,8 @@ def gib(size_bytes: int) -> str:
 def print_lines(console: Console | None, renderable: RenderableType) -> None:
     """Print without the blanks that fill rich's columns up."""
     console = console or Console(highlight=False)
-    with console.capture() as captured:
-        console.print(renderable)
-    lines = (line.rstrip() for line in captured.get().splitlines())
-    console.file.write("\n".join(lines) + "\n")
+    with writing(console.file):
+        with console.capture() as captured:
+            console.print(renderable)
+        lines = (line.rstrip() for line in captured.get().splitlines())
+        console.file.write("\n".join(lines) + "\n")

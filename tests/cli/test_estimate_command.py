@@ -1,6 +1,9 @@
 """`memplan estimate` as a user types it."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -189,18 +192,33 @@ def test_unknown_flags_leave_with_two(process):
     assert "Traceback" not in out.stderr
 
 
-def test_a_closed_pipe_is_no_error(process, tmp_path):
-    import subprocess
-    import sys
-
+@pytest.mark.parametrize("words", ["models", "estimate gpt2", "estimate gpt2 --json"])
+def test_a_reader_that_has_left_is_no_error(tmp_path, words):
     done = subprocess.run(
-        f"{sys.executable} -m memplan models | head -1",
+        f"{sys.executable} -m memplan {words} | true; exit ${{PIPESTATUS[0]}}",
         shell=True,
-        capture_output=True,
+        executable="bash",
+        stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
     )
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_a_full_disk_is_a_sentence(flags):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "memplan", "estimate", "gpt2", *flags],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2
+    error, hint = done.stderr.splitlines()
+    assert "No space left" in error
+    assert hint.startswith("hint: ")
 
 
 def test_the_largest_counts_are_answered(memplan):
