@@ -38,11 +38,18 @@ NUM_LEVELS = 4
 def sides(image_size: int) -> tuple[int, int]:
     """Height and width of a padded picture, whose mean side is `image_size`.
 
-    Pictures are resized to 600 by at most 1000 pixels, 3 to 5: a mean of 800. Batches
-    are grouped by orientation and padded to multiples of 32.
+    Batches are grouped by orientation and padded to multiples of 32.
     """
-    shorter, longer = ceil_div(3 * image_size, 4), ceil_div(5 * image_size, 4)
+    shorter, longer = resized_sides(image_size)
     return round_up(shorter, SIZE_DIVISIBILITY), round_up(longer, SIZE_DIVISIBILITY)
+
+
+def resized_sides(image_size: int) -> tuple[int, int]:
+    """The sides of a picture before it is padded, the longer one at its largest.
+
+    Pictures are resized to 600 by at most 1000 pixels, 3 to 5: a mean of 800.
+    """
+    return ceil_div(3 * image_size, 4), ceil_div(5 * image_size, 4)
 
 
 def detect(t: Tape, config: PENetConfig, batch: Batch) -> tuple[list[Tensor], Tensor]:

@@ -159,17 +159,25 @@ class BoxHead(nn.Module):
         )
 
     def forward(
-        self, features: list[Tensor], regions: list[Tensor], levels: list[Tensor]
+        self,
+        features: list[Tensor],
+        regions: list[Tensor],
+        levels: list[Tensor],
+        num_boxes: list[int],
     ) -> tuple[Tensor, list[Tensor]]:
         """Features of all regions, and the class logits of those that are boxes.
 
-        In sgdet more regions are classified than are kept: the first ones are.
+        In sgdet more regions are classified than are kept: the first of each image are.
         """
         x = self.feature_extractor(features, regions, levels)
         if self.config.mode == "predcls":
             return x, []
-        class_logits = self.predictor["cls_score"](x)
-        _box_regression = self.predictor["bbox_pred"](x)
-        kept = self.config.num_boxes_per_image
-        by_image = class_logits.split([len(some) for some in regions])
-        return x, [logits[:kept] for logits in by_image]
+        class_logits, _box_regression = self.classify(x)
+        by_image = torch.split(class_logits, [len(some) for some in regions])
+        return x, [
+            logits[:kept] for logits, kept in zip(by_image, num_boxes, strict=True)
+        ]
+
+    def classify(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits of regions, and where the box of each class lies."""
+        return self.predictor["cls_score"](x), self.predictor["bbox_pred"](x)

@@ -8,6 +8,7 @@ from memplan.formulas.setting import Batch
 from memplan.models.pe_net.config import PENetConfig
 from memplan.models.pe_net.detector import NUM_LEVELS, sides
 from memplan.models.pe_net.faster_rcnn import Body, BoxHead, ProposalHead, Pyramid
+from memplan.models.pe_net.prototypes import Sides
 from memplan.models.pe_net.relation_head import RelationHead
 
 Tensors = dict[str, Tensor | list[Tensor]]
@@ -69,7 +70,7 @@ def spread(count: int) -> list[Tensor]:
 
 
 class PENet(nn.Module):
-    """`GeneralizedRCNN` of the published code; with labels it returns the loss."""
+    """`GeneralizedRCNN` of the published code; with predicates it returns the loss."""
 
     def __init__(self, config: PENetConfig) -> None:
         super().__init__()
@@ -87,18 +88,32 @@ class PENet(nn.Module):
         levels: list[Tensor],
         labels: list[Tensor],
         pairs: list[Tensor],
-        predicates: list[Tensor],
+        predicates: list[Tensor] | None = None,
         proposals: list[Tensor] | None = None,
         proposal_levels: list[Tensor] | None = None,
+        image_sizes: list[Sides] | None = None,
+        class_boxes: list[Tensor] | None = None,
     ) -> ModelOutput:
-        """`proposals` are what sgdet classifies; else it is the boxes themselves."""
+        """The sum of the losses or, without predicates, what is predicted.
+
+        Args:
+            boxes: annotated, or in sgdet detected.
+            labels: their classes; in sgcls and sgdet only the loss knows them.
+            proposals: in sgdet, what is classified: the regions that became the boxes,
+                and any others after them. Else it is the boxes themselves.
+            image_sizes: height and width of each picture without its padding.
+            class_boxes: in testing sgdet, [boxes, classes, 4]: see `detection`.
+        """
+        sizes = image_sizes or len(boxes) * [(images.shape[-2], images.shape[-1])]
         with torch.no_grad():
             features = self.backbone(images)
             self.rpn["head"](features)
             regions = boxes if proposals is None else proposals
             region_levels = levels if proposal_levels is None else proposal_levels
-            x, logits = self.roi_heads["box"](features, regions, region_levels)
-        losses = self.roi_heads["relation"](
+            x, logits = self.roi_heads["box"](
+                features, regions, region_levels, [len(some) for some in boxes]
+            )
+        found = self.roi_heads["relation"](
             features,
             boxes,
             levels,
@@ -106,7 +121,10 @@ class PENet(nn.Module):
             logits,
             pairs,
             predicates,
-            tuple(images.shape[-2:]),
+            sizes,
+            class_boxes,
         )
         del x  # held to the end, as the published code's name for it does
-        return ModelOutput(loss=sum(losses.values()))
+        if predicates is None:
+            return ModelOutput(**found)
+        return ModelOutput(loss=sum(found.values()))

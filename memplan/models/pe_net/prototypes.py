@@ -11,14 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from memplan.models.pe_net.config import PENetConfig
+from memplan.models.pe_net.suppression import assign_classes, box_overlaps
 
 Sides = tuple[int, int]
-"""Height and width of a padded picture."""
+"""Height and width of a picture."""
 TEMPERATURE = 0.07
 NUM_NEAREST = 10
 """Prototypes that a pair shall be farther from than from its own (k1)."""
 PAIR_MARGIN = 1.0
 PROTOTYPE_MARGIN = 7.0
+CLASS_OVERLAP = 0.5
+"""From here on two detected boxes are one, and shall not have the same class."""
 ONE_HOT = 1000.0
 """A given class as logits: so much, and the others so much below zero."""
 BOX_INFO = 9
@@ -87,14 +90,19 @@ class PrototypeEmbeddingNetwork(nn.Module):
         labels: list[Tensor],
         logits: list[Tensor],
         pairs: list[Tensor],
-        predicates: list[Tensor],
+        predicates: list[Tensor] | None,
         roi_features: Tensor,
         union_features: Tensor,
-        image_sides: Sides,
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Logits of objects [N, classes] and of pairs [P, K], and further losses."""
+        image_sides: list[Sides],
+        class_boxes: list[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Logits of objects [N, classes], classes [N], logits of pairs [P, K], losses.
+
+        `class_boxes` [boxes, classes, 4] are where each box of an image would be, were
+        it of that class: in sgdet no two of the same class shall overlap.
+        """
         entity_dists, entity_preds = self.refine_object_labels(
-            roi_features, boxes, labels, logits, image_sides
+            roi_features, boxes, labels, logits, image_sides, class_boxes
         )
         fusion_so = self.subjects_and_objects(
             roi_features, entity_preds, pairs, [len(some) for some in boxes]
@@ -106,7 +114,7 @@ class PrototypeEmbeddingNetwork(nn.Module):
         proto_norm = predicate_proto / predicate_proto.norm(dim=1, keepdim=True)
         rel_dists = rel_rep_norm @ proto_norm.t() * self.logit_scale.exp()
         losses = {}
-        if self.training:
+        if self.training and predicates is not None:
             losses = {
                 "l21_loss": similarity_loss(proto_norm),
                 "dist_loss2": spread_loss(predicate_proto),
@@ -114,7 +122,7 @@ class PrototypeEmbeddingNetwork(nn.Module):
                     rel_rep, predicate_proto, torch.cat(predicates), self.config
                 ),
             }
-        return entity_dists, rel_dists, losses
+        return entity_dists, entity_preds, rel_dists, losses
 
     def subjects_and_objects(
         self,
@@ -173,7 +181,8 @@ class PrototypeEmbeddingNetwork(nn.Module):
         boxes: list[Tensor],
         labels: list[Tensor],
         logits: list[Tensor],
-        image_sides: Sides,
+        image_sides: list[Sides],
+        class_boxes: list[Tensor] | None,
     ) -> tuple[Tensor, Tensor]:
         """Logits and classes of the boxes: given in predcls, else predicted again."""
         is_given = self.config.mode == "predcls"
@@ -190,7 +199,27 @@ class PrototypeEmbeddingNetwork(nn.Module):
                 obj_labels, self.config.num_object_classes
             ), obj_labels
         obj_dists = self.out_obj(obj_rep)
-        return obj_dists, obj_dists[:, 1:].argmax(dim=1) + 1
+        if class_boxes is None:
+            return obj_dists, obj_dists[:, 1:].argmax(dim=1) + 1
+        by_image = obj_dists.split([len(some) for some in boxes])
+        chosen = [
+            choose_classes(some_dists, some_boxes)
+            for some_dists, some_boxes in zip(by_image, class_boxes, strict=True)
+        ]
+        return obj_dists, torch.cat(chosen)
+
+
+@torch.no_grad()
+def choose_classes(obj_dists: Tensor, class_boxes: Tensor) -> Tensor:
+    """`nms_per_cls`: of boxes that are the same, only the surest is of a class."""
+    scores = obj_dists.softmax(dim=1)
+    scores[:, 0] = -1.0
+
+    def overlapping(row: int, column: int) -> Tensor:
+        its_boxes = class_boxes[:, column]
+        return box_overlaps(its_boxes[row, None], its_boxes)[0] >= CLASS_OVERLAP
+
+    return assign_classes(scores, overlapping)
 
 
 def one_hot_logits(labels: Tensor, num_classes: int) -> Tensor:
@@ -198,11 +227,10 @@ def one_hot_logits(labels: Tensor, num_classes: int) -> Tensor:
     return (2.0 * one_hot - 1.0) * ONE_HOT
 
 
-def box_info(boxes: list[Tensor], image_sides: Sides) -> Tensor:
+def box_info(boxes: list[Tensor], image_sides: list[Sides]) -> Tensor:
     """[N, 9]: width, height, centre, corners and area, relative to the picture."""
-    height, width = image_sides
     found = []
-    for some in boxes:
+    for some, (height, width) in zip(boxes, image_sides, strict=True):
         wh = some[:, 2:] - some[:, :2] + 1.0
         xy = some[:, :2] + 0.5 * wh
         w, h = wh.chunk(2, dim=-1)

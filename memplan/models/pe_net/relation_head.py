@@ -70,10 +70,10 @@ class UnionFeatures(nn.Module):
         features: list[Tensor],
         boxes: list[Tensor],
         pairs: list[Tensor],
-        image_sides: Sides,
+        image_sides: list[Sides],
     ) -> Tensor:
         unions, rects = [], []
-        for some, pair in zip(boxes, pairs, strict=True):
+        for some, pair, sides in zip(boxes, pairs, image_sides, strict=True):
             head, tail = some[pair[:, 0]], some[pair[:, 1]]
             corners = (
                 torch.min(head[:, :2], tail[:, :2]),
@@ -82,11 +82,7 @@ class UnionFeatures(nn.Module):
             unions.append(torch.cat(corners, dim=1))
             rects.append(
                 torch.stack(
-                    [
-                        self.rectangle(head, image_sides),
-                        self.rectangle(tail, image_sides),
-                    ],
-                    dim=1,
+                    [self.rectangle(head, sides), self.rectangle(tail, sides)], dim=1
                 )
             )
         rect_features = self.rect_conv(torch.cat(rects))
@@ -121,15 +117,19 @@ class RelationHead(nn.Module):
         labels: list[Tensor],
         logits: list[Tensor],
         pairs: list[Tensor],
-        predicates: list[Tensor],
-        image_sides: Sides,
+        predicates: list[Tensor] | None,
+        image_sides: list[Sides],
+        class_boxes: list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """All losses, to be summed with equal weights."""
+        """All losses, to be summed with equal weights; in testing what is predicted.
+
+        That is `object_logits`, `labels` and `relation_logits`.
+        """
         roi_features = self.box_feature_extractor(features, boxes, levels)
         union_features = self.union_feature_extractor(
             features, boxes, pairs, image_sides
         )
-        object_logits, relation_logits, losses = self.predictor(
+        object_logits, found_labels, relation_logits, losses = self.predictor(
             boxes,
             labels,
             logits,
@@ -138,7 +138,14 @@ class RelationHead(nn.Module):
             roi_features,
             union_features,
             image_sides,
+            class_boxes,
         )
+        if predicates is None:
+            return {
+                "object_logits": object_logits,
+                "labels": found_labels,
+                "relation_logits": relation_logits,
+            }
         return {
             "loss_rel": functional.cross_entropy(
                 relation_logits, torch.cat(predicates)
