@@ -26,6 +26,33 @@ def seen(run_on):
     return run
 
 
+def test_an_exception_outlives_a_tensor_that_nothing_else_holds(seen):
+    code = """
+        fails = [
+            lambda: take(1).no_such_attribute,
+            lambda: next(iter([]), take(1))["key"],
+            lambda: sorted([take(1), take(1)], key=lambda tensor: tensor.nothing),
+            lambda: dict(a=take(1))["b"],
+            lambda: [take(1), *map(int, [take(1), "x"])],
+        ]
+        said = []
+        for fail in fails:
+            try:
+                fail()
+            except Exception as error:
+                said.append(type(error).__name__)
+        print(json.dumps([said, torch.cuda.memory_allocated()]))
+    """
+    errors = [
+        "AttributeError",
+        "IndexError",
+        "AttributeError",
+        "KeyError",
+        "ValueError",
+    ]
+    assert seen(code) == [errors, 0]
+
+
 def test_an_exception_on_its_way_survives_what_it_frees_and_what_is_taken(seen):
     code = """
         class Holder:
