@@ -17,6 +17,10 @@ class Kind(StrEnum):
     COMPUTE = "compute"
     """Nothing, rightly."""
 
+    LAUNCH = "launch"
+    """The same, on the stream that is the first thing in the handle, which is the first
+    argument: where it is being captured, a node goes into the graph."""
+
     CREATE = "create"
     """Make an opaque block, and give its address through the first argument."""
 
@@ -38,6 +42,7 @@ class Default:
 
 
 COMPUTE = Default(Kind.COMPUTE)
+LAUNCH = Default(Kind.LAUNCH)
 CREATE = Default(Kind.CREATE)
 DESTROY = Default(Kind.DESTROY)
 UNSUPPORTED = Default(Kind.UNSUPPORTED)
@@ -80,6 +85,8 @@ DEFAULTS = {
         (r"(D|Dz)(asum|nrm2)_v2", _result(5, 8)),
         (r"[SDCZ]geqrfBatched", _result(7, 4)),  # the status of the arguments
         (r"[SDCZ](gels|getrs)Batched", _result(10, 4)),
+        # Without a suffix they are of the oldest interface, which has no handles.
+        (r"[SDCZ](gem[mv]|syrk|trsm)\w+|Hgemm\w*|Gemm\w+", LAUNCH),
         (r"XtCreate", CREATE),
         (r"XtDestroy", DESTROY),
         (r"(Xt)?Get\w+", UNSUPPORTED),
@@ -87,7 +94,7 @@ DEFAULTS = {
     ),
     "libcublasLt": _rows(
         "cublasLt",
-        (r"Matmul|MatrixTransform", COMPUTE),
+        (r"MatrixTransform", COMPUTE),
         (r"\w+Init(_internal)?|Logger\w+|\w*Set\w+", COMPUTE),
     ),
     "libcudnn": _rows(

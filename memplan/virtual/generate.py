@@ -125,6 +125,7 @@ def _defaults(library: str, functions: Iterable[str]) -> str:
 DEFAULTS = """#include <stdlib.h>
 
 long vd_default(const char *function, int compute);
+void vd_compute_on(void *stream);
 void vd_fill(void *to, int byte, size_t bytes); /* on the host or the device */
 
 /* Longer than any handle that a program may look into. */
@@ -132,6 +133,11 @@ void vd_fill(void *to, int byte, size_t bytes); /* on the host or the device */
 #define WEAK __attribute__((weak))
 #define COMPUTE(function) \\
   WEAK long function(void) { return vd_default(#function, 1); }
+#define LAUNCH(function) \\
+  WEAK long function(void **handle) { \\
+    vd_compute_on(*handle); \\
+    return vd_default(#function, 1); \\
+  }
 #define UNSUPPORTED(function) \\
   WEAK long function(void) { return vd_default(#function, 0); }
 #define CREATE(function) \\

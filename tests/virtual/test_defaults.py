@@ -14,9 +14,11 @@ from memplan.virtual.libraries import LIBRARIES
 @pytest.mark.parametrize(
     ("library", "function", "kind"),
     [
-        ("libcublas", "cublasSgemm_v2", Kind.COMPUTE),
+        ("libcublas", "cublasSgemm_v2", Kind.LAUNCH),
+        ("libcublas", "cublasGemmStridedBatchedEx", Kind.LAUNCH),
+        ("libcublas", "cublasSetVector", Kind.COMPUTE),
         ("libcublas", "cublasGetLoggerCallback", Kind.UNSUPPORTED),
-        ("libcublasLt", "cublasLtMatmul", Kind.COMPUTE),
+        ("libcublasLt", "cublasLtMatrixTransform", Kind.COMPUTE),
         ("libcublasLt", "cublasLtMatmulAlgoCapGetAttribute", Kind.UNSUPPORTED),
         ("libcudnn", "cudnnBatchNormalizationForwardTrainingEx", Kind.COMPUTE),
         ("libcudnn", "cudnnCreateRNNDescriptor", Kind.CREATE),

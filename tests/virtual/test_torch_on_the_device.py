@@ -154,6 +154,27 @@ def test_a_graph_has_a_pool_of_its_own_and_replays(seen_on):
     assert seen_on(code) == [2, True, True]
 
 
+def test_what_libraries_compute_goes_into_graphs(seen_on):
+    code = """
+        import warnings
+        warnings.simplefilter("error")  # PyTorch warns of an empty graph.
+        x = torch.randn(64, 64, device="cuda")
+        linear = torch.nn.Linear(64, 64).cuda()
+        convolution = torch.nn.Conv2d(1, 8, 3, bias=False).cuda()
+        for compute in (
+            lambda: x @ x,
+            lambda: torch.bmm(x[None], x[None]),
+            lambda: linear(x),
+            lambda: convolution(x[None, None]),
+        ):
+            compute()
+            with torch.cuda.graph(torch.cuda.CUDAGraph()):
+                compute()
+        print(json.dumps(unsupported()))
+    """
+    assert seen_on(code) == []
+
+
 def test_events_do_not_delay_the_reuse_of_blocks(seen_on):
     code = """
         side = torch.cuda.Stream()

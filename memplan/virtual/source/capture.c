@@ -63,6 +63,11 @@ vd_graph_node *vd_capture_node(cudaStream_t stream, int kind)
   return node;
 }
 
+void vd_compute_on(void *stream)
+{
+  vd_capture_node(stream, VD_KERNEL_NODE);
+}
+
 void vd_capture_record(cudaStream_t stream, vd_event *event)
 {
   vd_stream *recorded = vd_stream_of(stream);

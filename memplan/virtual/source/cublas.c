@@ -30,7 +30,7 @@ enum {
 };
 
 typedef struct {
-  void *stream;
+  void *stream; /* first: the generated routines look for it there */
   int math_mode;
   int pointer_mode;
   int atomics_mode;

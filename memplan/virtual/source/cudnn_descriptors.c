@@ -168,11 +168,3 @@ VD_EXPORT int cudnnBackendGetAttribute(void *descriptor, int name, int type,
     return real_cudnn()->get(asked->real, name, type, wanted, count, values);
   return store_get(asked->stored, name, type, wanted, count, values);
 }
-
-VD_EXPORT int cudnnBackendExecute(void *handle, void *plan, void *variant_pack)
-{
-  (void)handle;
-  (void)plan;
-  (void)variant_pack;
-  return CUDNN_STATUS_SUCCESS;
-}

@@ -95,6 +95,8 @@ VD_EXPORT int vd_active_clusters(const vd_launch_config *config);
 VD_EXPORT int vd_kernel_attribute(const vd_kernel *kernel, int attribute);
 VD_EXPORT int vd_set_kernel_attribute(vd_kernel *kernel, int attribute, int value);
 VD_EXPORT int vd_occupancy(int threads_per_block, size_t shared_bytes);
+/* A library computes on the stream: a node of the graph that it is captured into. */
+VD_EXPORT void vd_compute_on(void *stream);
 
 /* ---- what was asked ---- */
 /* A function that nobody wrote by hand: `compute` is true where doing nothing is right
