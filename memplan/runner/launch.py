@@ -89,11 +89,16 @@ def launch(program: Program) -> Outcome:
 
 def _request(program: Program, folder: Path) -> dict[str, Any]:
     """What supervise.py reads."""
+    own = {"PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0")}
+    if program.is_virtual:
+        # torch.compile tries kernels out, and keeps what it found: no real run must
+        # find what was tried on a virtual card. Nor may it matter which came before.
+        own["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "compiled")
     return {
         "parent": os.getpid(),
         "command": program.command,
         "environment": {
-            "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),
+            **own,
             **program.environment,
             "PYTHONPATH": _python_path(program.environment),
             "MEMPLAN_RUNNER": json.dumps(

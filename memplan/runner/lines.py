@@ -3,6 +3,7 @@
 import os
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,10 @@ MODELS = f"{Path(__file__).parents[1] / 'models'}/"
 LIBRARIES = tuple(
     {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")}
 )
+COMPILED = os.environ.get(
+    "TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_"
+)
+"""Where torch.compile keeps the code it writes."""
 PASSING_ON = (
     "accelerate/accelerator.py",
     "accelerate/optimizer.py",
@@ -85,7 +90,7 @@ def _kind(filename: str) -> str:
     """user, library, torch, or none of these."""
     if filename.startswith(TORCH):
         return "torch"
-    if filename.startswith((RUNNER, "<")) or not filename:
+    if filename.startswith((RUNNER, COMPILED, "<")) or not filename:
         return "hidden"
     if filename.startswith(MODELS):
         return "library"

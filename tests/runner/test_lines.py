@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import memplan  # noqa: E402
-from memplan.runner.lines import line_here, line_of  # noqa: E402
+from memplan.runner.lines import COMPILED, line_here, line_of  # noqa: E402
 
 PACKAGES = sysconfig.get_path("purelib")
 TORCH = (torch.nn.functional.__file__, 10, "linear")
@@ -18,6 +18,7 @@ ACCELERATE = (f"{PACKAGES}/accelerate/optimizer.py", 186, "step")
 MODEL = (str(Path("model.py").absolute()), 7, "forward")
 MAIN = (str(Path("train.py").absolute()), 12, "main")
 OWN = (f"{Path(memplan.__file__).parent}/models/pe_net/module.py", 5, "forward")
+WRITTEN = (f"{COMPILED}/ab/cdef.py", 695, "call")
 RUNNER = (f"{Path(memplan.__file__).parent}/runner/training/step.py", 50, "train")
 
 
@@ -30,7 +31,8 @@ RUNNER = (f"{Path(memplan.__file__).parent}/runner/training/step.py", 50, "train
             (TORCH, LLAMA, CHECKPOINT, MAIN),
             "train.py:12 main (transformers/models/llama/modeling_llama.py:60 forward)",
         ),
-        # What only passes calls on says nothing.
+        # What only passes calls on says nothing, nor what a compiler wrote.
+        ((TORCH, WRITTEN, MODEL, MAIN), "model.py:7 forward"),
         ((TORCH, ACCELERATE, MAIN), "train.py:12 main"),
         ((TORCH, CHECKPOINT), ""),
         # Of a plan, there is no line of the user's.
