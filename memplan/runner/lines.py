@@ -29,6 +29,7 @@ COMPILED = os.environ.get(
 PASSING_ON = (
     "accelerate/accelerator.py",
     "accelerate/optimizer.py",
+    "accelerate/utils/deepspeed.py",
     "deepspeed/runtime/engine.py",
     "deepspeed/utils/nvtx.py",
     "lightning/fabric/",
