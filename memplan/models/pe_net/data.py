@@ -19,6 +19,7 @@ from memplan.data.images import open_picture
 from memplan.models.pe_net.config import PENetConfig
 from memplan.models.pe_net.detector import NUM_LEVELS, SIZE_DIVISIBILITY, resized_sides
 from memplan.models.pe_net.pairs import (
+    Pair,
     all_pairs,
     choose_predicates,
     sample_pairs,
@@ -35,7 +36,7 @@ FIRST_LEVEL = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One scene, resized, with pairs; `predicates` are missing in testing."""
+    """One scene, resized, with pairs; without predicates in testing."""
 
     picture: Tensor
     """[3, height, width]."""
@@ -43,6 +44,8 @@ class Sample:
     labels: Tensor
     pairs: Tensor
     predicates: Tensor | None = None
+    regions: Tensor | None = None
+    """In sgdet, those that became the boxes."""
 
 
 class TrainingScenes:
@@ -60,8 +63,16 @@ class TrainingScenes:
     def __len__(self) -> int:
         return len(self.scenes)
 
+    def scene(self, index: int) -> Scene:
+        """As it is annotated.
+
+        Raises:
+            BadRecordError: its record cannot be used.
+        """
+        return self.scenes.parse(self.scenes.record(index))
+
     def draw(self, index: int, random: Random) -> Sample:
-        scene = self.scenes.parse(self.scenes.record(index))
+        scene = self.scene(index)
         annotated = choose_predicates(scene.relations, random)
         pairs, predicates = sample_pairs(
             len(scene.boxes), annotated, self.config.num_pairs_per_image, random
@@ -71,20 +82,25 @@ class TrainingScenes:
             picture=picture,
             boxes=boxes,
             labels=torch.tensor(scene.classes),
-            pairs=torch.tensor(pairs, dtype=torch.int64).view(-1, 2),
+            pairs=pairs_of(pairs),
             predicates=torch.tensor(predicates, dtype=torch.int64),
         )
 
 
-def testing_sample(scene: Scene, image_size: int) -> Sample:
+def whole_sample(scene: Scene, image_size: int) -> Sample:
     """A scene with every ordered pair of its boxes."""
     picture, boxes = prepare(scene, image_size)
     return Sample(
         picture=picture,
         boxes=boxes,
         labels=torch.tensor(scene.classes),
-        pairs=torch.tensor(all_pairs(len(boxes)), dtype=torch.int64).view(-1, 2),
+        pairs=pairs_of(all_pairs(len(boxes))),
     )
+
+
+def pairs_of(pairs: Sequence[Pair]) -> Tensor:
+    """[P, 2], also where there is none."""
+    return torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
 
 
 def prepare(scene: Scene, image_size: int) -> tuple[Tensor, Tensor]:
@@ -134,7 +150,15 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
         "pairs": [sample.pairs for sample in samples],
     }
     predicates = [s.predicates for s in samples if s.predicates is not None]
-    return batch | ({"predicates": predicates} if predicates else {})
+    if predicates:
+        batch["predicates"] = predicates
+    regions = [s.regions for s in samples if s.regions is not None]
+    if regions:
+        batch |= {
+            "proposals": regions,
+            "proposal_levels": levels_of(torch.cat(regions)),
+        }
+    return batch
 
 
 def padded(pictures: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ Letters: R regions of a picture, N those that become its boxes, C object classes
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import cast
 
 import torch
@@ -49,6 +49,11 @@ class Detections:
     """[N, C, 4]: where it would be, were it of another class."""
     labels: Tensor
     scores: Tensor
+
+    def to_host(self) -> "Detections":
+        """The same in the memory that a loader's workers see."""
+        values = {item.name: getattr(self, item.name).cpu() for item in fields(self)}
+        return Detections(**values)
 
 
 @torch.no_grad()

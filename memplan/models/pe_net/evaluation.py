@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memplan.models.pe_net.data import collate, levels_of, testing_sample
+from memplan.models.pe_net.data import collate, levels_of, pairs_of, whole_sample
 from memplan.models.pe_net.detection import Detections, detect
 from memplan.models.pe_net.frequency import FrequencyBaseline
 from memplan.models.pe_net.module import PENet
@@ -56,7 +56,7 @@ def truth(scene: Scene) -> Truth:
 def predict(model: PENet, scenes: Sequence[Scene], image_size: int) -> list[Prediction]:
     """One batch of scenes; boxes come back in the pixels of the annotation."""
     device = next(model.parameters()).device
-    batch = collate([testing_sample(scene, image_size) for scene in scenes])
+    batch = collate([whole_sample(scene, image_size) for scene in scenes])
     batch["images"] = batch["images"].to(device)
     detections = None
     if model.config.mode == "sgdet":
@@ -92,7 +92,6 @@ def detected_inputs(detections: Sequence[Detections]) -> dict[str, Any]:
     """What takes the place of annotated boxes; every pair of the detected ones."""
     boxes = [some.boxes for some in detections]
     regions = [some.regions for some in detections]
-    pairs = [all_pairs(len(some)) for some in boxes]
     return {
         "boxes": boxes,
         "levels": levels_of(torch.cat(boxes)),
@@ -100,7 +99,7 @@ def detected_inputs(detections: Sequence[Detections]) -> dict[str, Any]:
         "proposals": regions,
         "proposal_levels": levels_of(torch.cat(regions)),
         "class_boxes": [some.class_boxes for some in detections],
-        "pairs": [torch.tensor(p, dtype=torch.int64).view(-1, 2) for p in pairs],
+        "pairs": [pairs_of(all_pairs(len(some))) for some in boxes],
     }
 
 

@@ -1,14 +1,17 @@
 """A picture with its objects and their relations, as every reader gives it."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from memplan.data.records import Policy, Record, Usable
+from memplan.errors import DataError
 
 BACKGROUND = "__background__"
 
+Split = Literal["train", "val", "test"]
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels."""
 Relation = tuple[int, int, int]
@@ -71,6 +74,24 @@ class _Records:
 
     def __iter__(self) -> Iterator[Record]:
         return map(self._scenes.record, range(len(self._scenes)))
+
+
+def read_json(file: Path, hint: str) -> Any:
+    """What a file of JSON holds.
+
+    Raises:
+        DataError: it is missing, or is not JSON.
+    """
+    try:
+        return json.loads(file.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"There is no file {file}.", hint=hint) from error
+    except OSError as error:
+        raise DataError(
+            f"{file} cannot be read: {error.strerror}.", hint=hint
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file} is not JSON.", hint=hint) from error
 
 
 def clip(box: Sequence[float], size: tuple[int, int]) -> Box:

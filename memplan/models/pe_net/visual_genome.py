@@ -11,7 +11,7 @@ As Scene-Graph-Benchmark.pytorch reads them (`data/datasets/visual_genome.py`).
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from memplan.data.records import Record
 from memplan.errors import DataError
@@ -19,12 +19,14 @@ from memplan.models.pe_net.scenes import (
     BACKGROUND,
     Relation,
     Scene,
+    Split,
     Vocabulary,
     check_boxes,
     check_classes,
     check_relations,
     check_size,
     clip,
+    read_json,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ GRAPHS = "VG-SGG-with-attri.h5"
 NAMES = "VG-SGG-dicts-with-attri.json"
 PICTURES = "image_data.json"
 FOLDER = "VG_100K"
+HINT = f"VG150 as released is {GRAPHS}, {NAMES}, {PICTURES} and {FOLDER}/."
 
 BOX_SCALE = 1024
 """The longer side of every picture, in the units of its boxes."""
@@ -46,7 +49,6 @@ NUM_VALIDATION = 5000
 TEST_SPLIT = 2
 NUM_ATTRIBUTES = 10
 
-Split = Literal["train", "val", "test"]
 PER_PICTURE = (
     "split",
     "img_to_first_box",
@@ -160,7 +162,7 @@ def read_names(file: Path) -> Vocabulary:
     Raises:
         DataError: the file is missing, or is not of this format.
     """
-    data = _json(file)
+    data = read_json(file, HINT)
     if not isinstance(data, dict):
         raise _format_error(file, "is no object")
     return Vocabulary(
@@ -184,7 +186,7 @@ def read_graphs(file: Path) -> dict[str, "np.ndarray[Any, Any]"]:
                 raise _format_error(file, f"has no dataset {missing[0]}")
             arrays = {name: opened[name][()] for name in wanted}
     except FileNotFoundError as error:
-        raise _missing(file) from error
+        raise DataError(f"There is no file {file}.", hint=HINT) from error
     except OSError as error:
         raise _format_error(file, "is no HDF5 file, or a damaged one") from error
     for names in (PER_PICTURE, PER_BOX, PER_RELATION):
@@ -207,7 +209,7 @@ def read_pictures(file: Path) -> list[Record]:
     Raises:
         DataError: the file is missing, or is not of this format.
     """
-    data = _json(file)
+    data = read_json(file, HINT)
     if not isinstance(data, list) or not all(isinstance(one, dict) for one in data):
         raise _format_error(file, "is no list of objects")
     records = [Record(file, number, one) for number, one in enumerate(data, 1)]
@@ -307,25 +309,5 @@ def _numbers(names: Sequence[str]) -> dict[str, int]:
     return {name: number for number, name in enumerate(names) if number}
 
 
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except FileNotFoundError as error:
-        raise _missing(file) from error
-    except OSError as error:
-        raise _format_error(file, "cannot be read") from error
-    except (ValueError, RecursionError) as error:
-        raise _format_error(file, "is not JSON") from error
-
-
-def _missing(file: Path) -> DataError:
-    return DataError(
-        f"There is no file {file}.",
-        hint=f"A dataset has {GRAPHS}, {NAMES}, {PICTURES} and {FOLDER}/ in it.",
-    )
-
-
 def _format_error(file: Path, problem: str) -> DataError:
-    return DataError(
-        f"{file} {problem}.", hint="Compare it with the files of VG150 as released."
-    )
+    return DataError(f"{file} {problem}.", hint=HINT)

@@ -43,20 +43,11 @@ from memplan.runner.training.fitting import (  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
-IMAGE_SIZE = 80
+IMAGE_SIZE = 85
 """Of drawn scenes, which are not resized."""
 NUM_TRAINING, NUM_TEST = 200, 24
 NUM_STEPS = 110
 LOADING = Loading(batch_size=BATCH_SIZE, seed=0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors this small are not worth waiting for a second one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

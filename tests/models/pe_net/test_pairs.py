@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memplan.models.pe_net.pairs import all_pairs, choose_predicates, sample_pairs
@@ -33,6 +33,7 @@ def test_fewer_annotated_pairs_leave_more_room():
     assert predicates == 10 * [7] + 502 * [0]
 
 
+@settings(deadline=None)
 @given(boxes_and_annotated, st.integers(4, 100), st.integers(0, 1000))
 def test_a_sample_keeps_to_its_limits(drawn, num_pairs, seed):
     count, annotated = drawn

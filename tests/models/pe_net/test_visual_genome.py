@@ -238,7 +238,7 @@ class TestPictures:
         from memplan.models.pe_net.data import TrainingScenes
 
         config = replace(find_model("pe-net-tiny").config, num_pairs_per_image=8)
-        return folder, TrainingScenes(read(folder), config, 80)
+        return folder, TrainingScenes(read(folder), config, 85)
 
     @pytest.mark.parametrize(
         ("damage", "problem"),
