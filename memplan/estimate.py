@@ -75,7 +75,9 @@ def _estimate_run(plan: TrainingPlan, model: Model) -> MemoryReport:
     capability = gpu.compute_capability or (9, 0)
     optimizer = find_optimizer(plan.optim)
     num_sms = gpu.num_sms or ASSUMED_SMS
-    workspace = 2 * cublas_workspace_bytes(capability, torch_version)
+    # One for the thread of the forward pass, one for that of the backward pass.
+    num_threads = 1 if plan.generates else 2
+    workspace = num_threads * cublas_workspace_bytes(capability, torch_version)
     part = part_of(plan, model)
     candidates = []
     for stage in stages_of(plan):

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 from memplan.errors import MemplanError
-from memplan.formulas.weights import STORED_DTYPE
 from memplan.plan import TrainingPlan
 from memplan.report import Saving
 
@@ -44,12 +43,11 @@ def savings_of(plan: TrainingPlan, device_bytes: int, need: Need) -> tuple[Savin
 
 def _tricks(plan: TrainingPlan) -> Iterator[tuple[dict[str, Any], bool, bool]]:
     """What to change in the plan, whether answers change, whether the plan has it."""
-    stored = plan.frozen_dtype or STORED_DTYPE[plan.precision]
     if plan.quantization != "none":
         yield {"quantization": "none"}, True, True
-    if plan.precision == "bf16-pure":
+    if plan.precision not in ("fp32", "tf32"):
         yield {"precision": "fp32"}, True, True
-    elif stored == "fp32":
+    if plan.precision != "bf16-pure":
         yield {"precision": "bf16-pure"}, True, False
     if plan.quantization == "none":
         yield {"quantization": "int8"}, True, False

@@ -6,6 +6,7 @@ import typer
 
 from memplan.cli.catalogues import env, gpus, models
 from memplan.cli.estimate import estimate
+from memplan.cli.mme import mme
 from memplan.cli.rehearse import WithProgram, rehearse
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ def root(
 
 app.command()(estimate)
 app.command(cls=WithProgram, context_settings={"allow_extra_args": True})(rehearse)
+app.add_typer(mme, name="mme")
 app.command()(gpus)
 app.command()(models)
 app.command()(env)

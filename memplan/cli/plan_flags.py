@@ -86,7 +86,7 @@ def _flags(
             "--per-device-train-batch-size",
             "--micro-batch-size",
             "--batch-size",
-            help="Samples of a micro-batch on one GPU.  [default: 1]",
+            help="Samples of a micro-batch on one GPU.  (default: 1)",
             panel=MODEL,
         ),
     ] = None,
@@ -97,7 +97,7 @@ def _flags(
             "--max-seq-length",
             "--max-length",
             "--cutoff-len",
-            help="Tokens of a sample.  [default: the preset's]",
+            help="Tokens of a sample.  (default: the preset's)",
             panel=MODEL,
         ),
     ] = None,
@@ -123,7 +123,7 @@ def _flags(
         Count,
         option(
             "--num-shots",
-            help="Of the workload mme: examples before a question.  [default: 0]",
+            help="Of the workload mme: examples before a question.  (default: 0)",
             panel=MODEL,
         ),
     ] = None,
@@ -137,7 +137,7 @@ def _flags(
     ] = None,
     lora_rank: Annotated[
         Count,
-        option("--lora-rank", "--lora-r", help="[default: 16]", panel=TRAINED),
+        option("--lora-rank", "--lora-r", help="(default: 16)", panel=TRAINED),
     ] = None,
     lora_targets: Annotated[
         Any,
@@ -151,7 +151,7 @@ def _flags(
     ] = None,
     lora_dropout: Annotated[
         float | None,
-        option("--lora-dropout", help="[default: 0]", panel=TRAINED),
+        option("--lora-dropout", help="(default: 0)", panel=TRAINED),
     ] = None,
     frozen_dtype: Annotated[
         Any,
@@ -176,7 +176,7 @@ def _flags(
             "--precision",
             "--mixed-precision",
             help="fp32, tf32, bf16-mixed, fp16-mixed, bf16-pure or fp16-master.  "
-            "[default: bf16-mixed]",
+            "(default: bf16-mixed)",
             panel=STEP,
             parser=parse_precision,
         ),
@@ -187,24 +187,24 @@ def _flags(
             "--optim",
             "--optimizer",
             help="adamw, adamw-8bit, sgd-momentum, adafactor, ... or a Trainer name.  "
-            "[default: adamw]",
+            "(default: adamw)",
             panel=STEP,
         ),
     ] = None,
     gradient_accumulation_steps: Annotated[
         Count,
-        option("--gradient-accumulation-steps", help="[default: 1]", panel=STEP),
+        option("--gradient-accumulation-steps", help="(default: 1)", panel=STEP),
     ] = None,
     max_grad_norm: Annotated[
         float | None,
-        option("--max-grad-norm", help="0 clips nothing.  [default: 1]", panel=STEP),
+        option("--max-grad-norm", help="0 clips nothing.  (default: 1)", panel=STEP),
     ] = None,
     activation_checkpointing: Annotated[
         Any,
         option(
             "--activation-checkpointing",
             "--gradient-checkpointing",
-            help="none, full, selective, or every-N.  [default: none]",
+            help="none, full, selective, or every-N.  (default: none)",
             panel=STEP,
             parser=parse_checkpointing,
         ),
@@ -213,7 +213,7 @@ def _flags(
         Any,
         option(
             "--attn-implementation",
-            help="auto, eager, math, efficient, flash or cudnn.  [default: auto]",
+            help="auto, eager, math, efficient, flash or cudnn.  (default: auto)",
             panel=STEP,
             parser=parse_attention,
         ),
@@ -222,7 +222,7 @@ def _flags(
         Text,
         option(
             "--accounting",
-            help="torch (what is held), zero (16 bytes) or hf (18).  [default: torch]",
+            help="torch (what is held), zero (16 bytes) or hf (18).  (default: torch)",
             panel=STEP,
         ),
     ] = None,
@@ -232,10 +232,10 @@ def _flags(
     ] = None,
     num_gpus: Annotated[
         Count,
-        option("--num-gpus", "--num-processes", help="[default: 1]", panel=SHARDED),
+        option("--num-gpus", "--num-processes", help="(default: 1)", panel=SHARDED),
     ] = None,
     zero_stage: Annotated[
-        Count, option("--zero-stage", help="0 to 3.  [default: 0]", panel=SHARDED)
+        Count, option("--zero-stage", help="0 to 3.  (default: 0)", panel=SHARDED)
     ] = None,
     sharding: Annotated[
         Text,
@@ -281,7 +281,7 @@ def _flags(
         Text,
         option(
             "--gpu",
-            help="A card of `memplan gpus`, or all.  [default: h100-80gb]",
+            help="A card of `memplan gpus`, or all.  (default: h100-80gb)",
             panel=CARD,
         ),
     ] = None,
@@ -307,7 +307,7 @@ def _flags(
         Any,
         option(
             "--headroom",
-            help="Part of the card to stay free.  [default: 5%]",
+            help="Part of the card to stay free.  (default: 5%)",
             panel=CARD,
             parser=parse_fraction,
         ),

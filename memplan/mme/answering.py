@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MODULES = {
     "blip-2": "memplan.models.blip2.answering",
     "flamingo": "memplan.models.flamingo.answering",
-    "instructblip": "memplan.models.instructblip.answering",
+    "instructblip": "memplan.models.blip2.answering",
     "mmicl": "memplan.models.mmicl.answering",
 }
 """What makes the answerer of a config.json's model_type."""

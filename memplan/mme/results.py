@@ -40,10 +40,7 @@ def score_folder(folder: Path) -> MmeScore:
     if damages:
         more = f" ({len(damages) - 1} more files are damaged)" if damages[1:] else ""
         raise DataError(f"{damages[0]}{more}.", hint=HINT)
-    num_images = sum(score.num_images for score in scores)
-    if num_images != NUM_IMAGES:
-        notes.insert(0, f"{num_images} images, and MME has {NUM_IMAGES}: no MME scores")
-    return MmeScore(tuple(scores), tuple(notes))
+    return MmeScore(tuple(scores), (*_size(scores), *notes, *_no_answers(scores)))
 
 
 def result_line(image: str, question: str, truth: str, response: str) -> str:
@@ -78,7 +75,7 @@ def _score_file(name: str, file: Path) -> tuple[TaskScore, list[str]]:
         _parse(file, len(lines), lines[-1])
         raise _DamagedError(f"{file} ends at line {len(lines)}, between two questions")
     score = score_task(name, images)
-    return score, [*_mixed_pairs(name, names), *_no_answers(score)]
+    return score, _mixed_pairs(name, names)
 
 
 def _lines(file: Path) -> list[str]:
@@ -125,10 +122,18 @@ def _mixed_pairs(name: str, pairs: list[tuple[str, str]]) -> list[str]:
     ]
 
 
-def _no_answers(score: TaskScore) -> list[str]:
-    if score.other < 2 * score.num_images:
+def _size(scores: list[TaskScore]) -> list[str]:
+    num_images = sum(score.num_images for score in scores)
+    if num_images == NUM_IMAGES:
+        return []
+    return [f"{num_images} images, and MME has {NUM_IMAGES}: no MME scores"]
+
+
+def _no_answers(scores: list[TaskScore]) -> list[str]:
+    names = [score.name for score in scores if score.other == 2 * score.num_images]
+    if not names:
         return []
     return [
-        f"{score.name}.txt: no answer is yes or no; scored 0, where the official tool "
-        "stops in scikit-learn"
+        f"no answer is yes or no in {', '.join(names)}: scored 0, where the official "
+        "tool stops in scikit-learn"
     ]

@@ -8,8 +8,7 @@ from memplan.plan import TrainingPlan
 
 QUESTION_TOKENS = 48
 """Of text an example has in the prompt: the question, what frames it, and the answer.
-MME's questions are a sentence or two; `memplan mme run` says how long its prompts
-were."""
+MME's questions are a sentence or two."""
 ANSWER_TOKENS = 10
 """Generated for a question: the official tool reads four characters of them."""
 
@@ -29,6 +28,8 @@ def generation_of(plan: TrainingPlan, model: Model) -> TrainingPlan:
             f"{model.name} answers no questions about pictures.",
             hint="MME is for Flamingo, MMICL, BLIP-2 and InstructBLIP.",
         )
+    # A preset's frozen parts may be stored in less; asked for fp32, all is.
+    is_exact = plan.precision in ("fp32", "tf32")
     num_examples = plan.num_shots + 1
     tokens = family.image_tokens(model.config) + QUESTION_TOKENS
     return replace(
@@ -38,6 +39,7 @@ def generation_of(plan: TrainingPlan, model: Model) -> TrainingPlan:
         images_per_sample=plan.images_per_sample or num_examples,
         max_new_tokens=plan.max_new_tokens or ANSWER_TOKENS,
         num_shots=0,
+        frozen_dtype=plan.frozen_dtype or ("fp32" if is_exact else None),
     )
 
 

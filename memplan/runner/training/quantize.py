@@ -1,7 +1,8 @@
 """Frozen linear layers in nf4 or int8, as bitsandbytes stores them.
 
-transformers does the same to a checkpoint as it reads it; here the weights are made up,
-one layer at a time, so that the whole model never exists in more than it is stored in.
+transformers does the same to a checkpoint as it reads it. Of a model without weights
+they are made up here, one layer at a time, so that the whole model never exists in more
+than it is stored in.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,9 @@ def quantize(
 ) -> None:
     """Put a quantized layer in the place of every linear layer that may be.
 
-    The module's own parameters are still on the meta device. Layers that transformers
-    leaves as they are, the output embeddings above all, are left.
+    The module's own parameters are still on the meta device, or have their values.
+    Layers that transformers leaves as they are, the output embeddings above all, are
+    left.
     """
     for name, part in list(module.named_modules()):
         if _may_be_quantized(name, part, model.family.never_quantized):
@@ -51,9 +53,15 @@ def _quantized(plan: TrainingPlan, layer: Any, device: torch.device) -> nn.Modul
     if not isinstance(layer, nn.Linear):
         # Conv1D holds its weight transposed; its replacement does not.
         out_features, in_features = in_features, out_features
-    weight = torch.empty(
-        out_features, in_features, dtype=layer.weight.dtype, device=device
-    ).normal_(std=STANDARD_DEVIATION)
+    if layer.weight.is_meta:
+        weight = torch.empty(
+            out_features, in_features, dtype=layer.weight.dtype, device=device
+        ).normal_(std=STANDARD_DEVIATION)
+    else:
+        own = layer.weight.detach()
+        weight = (own if isinstance(layer, nn.Linear) else own.T.contiguous()).to(
+            device
+        )
     new: nn.Module
     if plan.quantization == "nf4":
         new = _linear_4bit(weight, layer.bias is not None, compute_dtype(plan))

@@ -12,6 +12,7 @@ from memplan.formulas.weights import AUTOCAST_DTYPE, STORED_DTYPE
 from memplan.models import Model, find_model
 from memplan.models.batch import batch_of, seq_len_of
 from memplan.models.trainable import trainable_patterns
+from memplan.models.workload import generation_of
 from memplan.plan import TrainingPlan
 
 NOT_RUN = {
@@ -35,6 +36,7 @@ def check(plan: TrainingPlan) -> Model:
             hint="Name a model, or ask `memplan estimate`.",
         )
     model = find_model(plan.model, plan.revision)
+    plan = generation_of(plan, model)
     batch_of(plan, model)
     _check_parallelism(plan)
     if plan.accounting != "torch":
@@ -42,7 +44,7 @@ def check(plan: TrainingPlan) -> Model:
             f"The accounting {plan.accounting} is a convention, and no way to run.",
             hint="Leave --accounting out.",
         )
-    if plan.workload == "generate":
+    if plan.generates:
         _check_generation(plan, model)
     _check_dtypes(plan, model)
     _check_model(plan, model)
@@ -108,11 +110,6 @@ def _check_dtypes(plan: TrainingPlan, model: Model) -> None:
 def _check_generation(plan: TrainingPlan, model: Model) -> None:
     if plan.num_gpus > 1:
         raise PlanError("Generation is run on one GPU.", hint="Leave --num-gpus out.")
-    if model.family.name == "flamingo":
-        raise PlanError(
-            f"{model.name} does not generate yet.",
-            hint="`memplan estimate --workload generate` answers from formulas.",
-        )
     limit = model.family.max_seq_len(model.config)
     num_tokens = seq_len_of(plan, model) + plan.max_new_tokens
     if limit is not None and num_tokens > limit:

@@ -27,7 +27,7 @@ def plan(**fields):
         ({"num_gpus": 2, "zero_stage": 2, "offload_optimizer": True}, "FSDP2 offloads"),
         ({"workload": "generate", "num_gpus": 2}, "one GPU"),
         ({"workload": "generate", "seq_len": 1000, "max_new_tokens": 100}, "1100"),
-        ({"model": "openflamingo-tiny", "workload": "generate"}, "not generate"),
+        ({"workload": "mme"}, "no questions about pictures"),
         ({"model": "flamingo-tiny", "num_gpus": 2, "zero_stage": 3}, "scalar"),
         ({"model": "mmicl-tiny", "seq_len": None, "precision": "fp32"}, "autocast"),
         (
