@@ -14,8 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from memplan.card import card_of, outside_allocator
-from memplan.errors import PlanError
+from memplan.errors import MemplanError, PlanError
+from memplan.estimate import estimate
 from memplan.hardware import Gpu, custom_gpu, find_gpu
+from memplan.models import Model
+from memplan.models.workload import generation_of, lengths_of
 from memplan.plan import TrainingPlan
 from memplan.rehearsal import Subject, out_of_memory_of, report_of
 from memplan.report import MemoryReport
@@ -23,6 +26,7 @@ from memplan.requirements import check_requirements
 from memplan.runner.command import find_command
 from memplan.runner.launch import DEVICES_OF_A_NODE
 from memplan.runner.training.refusals import check
+from memplan.savings import savings_of
 from memplan.shortage import with_need
 from memplan.units import format_gib
 from memplan.virtual_run import Say, VirtualRun, perform, training_program
@@ -44,18 +48,22 @@ def rehearse(
     Raises:
         MemplanError: the plan cannot be rehearsed, or not on this machine.
     """
-    _check_plan(plan)
+    run = generation_of(plan, _check_plan(plan))
     _check_range(rank, plan.num_gpus, steps)
     gpu = card_of(plan)
     context, basis = outside_allocator(gpu, plan.context_bytes, plan.num_gpus)
     _check_room(gpu, context)
     check_requirements(sys.executable, require)
-    run = VirtualRun(
+    rehearsal = VirtualRun(
         subject=Subject(
             gpu=gpu,
             plan=plan,
             headroom_fraction=plan.headroom_fraction,
-            assumptions=(*basis, *_as_rank(rank, plan.num_gpus)),
+            assumptions=(
+                *lengths_of(plan, run),
+                *basis,
+                *_as_rank(rank, plan.num_gpus),
+            ),
         ),
         words=training_program(plan, steps),
         interpreter=sys.executable,
@@ -66,7 +74,7 @@ def rehearse(
         steps=steps,
         snapshot=snapshot,
     )
-    return _rehearse(run, say)
+    return _with_savings(plan, _rehearse(rehearsal, say))
 
 
 def rehearse_program(
@@ -125,14 +133,14 @@ def rehearse_program(
     )
 
 
-def _check_plan(plan: TrainingPlan) -> None:
-    """Refuse what cannot be run before anything is built."""
+def _check_plan(plan: TrainingPlan) -> Model:
+    """The model of a plan; what cannot be run is refused before anything is built."""
     if plan.torch is not None:
         raise PlanError(
             "A rehearsal runs the torch that is installed.",
             hint=f"--require 'torch=={plan.torch}.*' refuses any other.",
         )
-    check(plan)
+    return check(plan)
 
 
 def _check_range(rank: int, num_gpus: int, steps: int) -> None:
@@ -181,3 +189,16 @@ def _rehearse(run: VirtualRun, say: Say) -> MemoryReport:
     if error is None:
         return report
     return with_need(replace(run, subject=subject), report, error, say)
+
+
+def _with_savings(plan: TrainingPlan, report: MemoryReport) -> MemoryReport:
+    """Tricks of a generation: estimated, and shifted by what its estimate was off."""
+    device_bytes = report.peak.device_bytes
+    try:
+        off_by = device_bytes - estimate(plan).peak.device_bytes
+    except MemplanError:  # a model that can be run, but has no formula
+        return report
+    savings = savings_of(
+        plan, device_bytes, lambda other: estimate(other).peak.device_bytes + off_by
+    )
+    return replace(report, savings=savings)

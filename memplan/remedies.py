@@ -16,6 +16,8 @@ from memplan.plan import TrainingPlan
 from memplan.report import Remedy
 
 MOST_CARDS = 3
+CHANGES_ANSWERS = ("precision", "quantization")
+"""Fields of a plan that decide how exactly weights are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class Change:
     """What to type for it."""
     kind: str
     """What it changes: of several sizes of a change the least is wanted."""
+    changes_answers: bool
+    """Of a generation: other answers may come out."""
 
 
 def cards_that_hold(
@@ -71,11 +75,20 @@ def likely_changes(plan: TrainingPlan, device_bytes: int) -> Iterator[Change]:
         except MemplanError:  # the change does not go with the rest of the plan
             continue
         if need <= card_of(plan).total_bytes:
-            yield Change(changed, _as_flags(change), kind=next(iter(change)))
+            kind = next(iter(change))
+            yield Change(
+                changed,
+                _as_flags(change),
+                kind,
+                changes_answers=plan.generates and kind in CHANGES_ANSWERS,
+            )
 
 
 def _single_changes(plan: TrainingPlan) -> Iterator[dict[str, Any]]:
     """From those that change the least of the training to those that change most."""
+    if plan.generates:
+        yield from _changes_of_a_generation(plan)
+        return
     if plan.activation_checkpointing != "full":
         yield {"activation_checkpointing": "full"}
     batch, parts = plan.per_device_train_batch_size, 2
@@ -99,6 +112,20 @@ def _single_changes(plan: TrainingPlan) -> Iterator[dict[str, Any]]:
     if plan.trainable != "lora":
         yield {"trainable": "lora"}
     elif plan.quantization == "none":
+        yield {"quantization": "nf4"}
+
+
+def _changes_of_a_generation(plan: TrainingPlan) -> Iterator[dict[str, Any]]:
+    """Fewer answers at once, then weights that are stored less exactly."""
+    batch, parts = plan.per_device_train_batch_size, 2
+    while batch % parts == 0:
+        yield {"per_device_train_batch_size": batch // parts}
+        parts *= 2
+    if plan.precision != "bf16-pure":
+        yield {"precision": "bf16-pure"}
+    if plan.quantization == "none":
+        yield {"quantization": "int8"}
+    if plan.quantization != "nf4":
         yield {"quantization": "nf4"}
 
 

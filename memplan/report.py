@@ -135,6 +135,8 @@ class Remedy:
     """Rehearsed with the change; or the bytes of this card, carried over to another."""
     device_bytes: int
     """What the run would take on the device."""
+    changes_answers: bool = False
+    """Of a generation: the model's answers, and what they score, may be others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -101,7 +101,7 @@ def _changes_of_the_plan(
         )
         for remedy in _if_it_fits(change.flags, changed, say):
             found.add(change.kind)
-            yield remedy
+            yield replace(remedy, changes_answers=change.changes_answers)
 
 
 def _if_it_fits(change: str, run: VirtualRun, say: Say) -> Iterator[Remedy]:

@@ -84,3 +84,22 @@ def test_a_model_without_a_formula_has_no_likely_change(tmp_path):
     file = tmp_path / "config.json"
     file.write_text('{"model_type": "unheard-of"}')
     assert [*likely_changes(TrainingPlan(model=str(file)), GiB)] == []
+
+
+def test_a_generation_is_made_to_fit_without_recipes_of_training():
+    plan = TrainingPlan(
+        model="openflamingo-9b", workload="mme", per_device_train_batch_size=4
+    )
+    changes = list(likely_changes(plan, 40 * GiB))
+    assert {change.flags: change.changes_answers for change in changes} == {
+        "--per-device-train-batch-size 2": False,
+        "--per-device-train-batch-size 1": False,
+        "--precision bf16-pure": True,
+        "--quantization int8": True,
+        "--quantization nf4": True,
+    }
+
+
+def test_training_with_less_precision_is_no_other_answer():
+    changes = likely_changes(replace(PLAN, precision="fp32"), 100 * GiB)
+    assert not any(change.changes_answers for change in changes)

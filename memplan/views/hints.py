@@ -27,6 +27,11 @@ def next_command(report: MemoryReport, plan: TrainingPlan) -> str:
 
 def _changes(plan: TrainingPlan) -> Iterator[dict[str, Any]]:
     """Single changes, from those that cost least to those that cost most."""
+    if plan.generates:
+        yield {"per_device_train_batch_size": 1}
+        yield {"precision": "bf16-pure"}
+        yield {"quantization": "nf4"}
+        return
     if plan.activation_checkpointing != "full":
         yield {"activation_checkpointing": "full"}
     if plan.data_parallel > 1:

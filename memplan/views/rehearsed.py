@@ -125,6 +125,7 @@ def would_fit(error: OutOfMemory) -> RenderableType:
     table.add_column(no_wrap=True)
     for remedy in error.remedies:
         size = format_gib(remedy.device_bytes)
-        table.add_row(Text(remedy.change), size, remedy.basis)
+        price = ", answers may change" if remedy.changes_answers else ""
+        table.add_row(Text(remedy.change), size, remedy.basis + price)
     title = Text("Each of these alone would make it fit:")
     return Group(need, title, Padding(table, INDENT))
