@@ -1,7 +1,9 @@
 """MMICL as a PyTorch module: an InstructBLIP whose Q-Former reads no instruction.
 
 As its code runs it (github.com/HaozheZhao/MIC, `--using_instruct_qformer False`). The
-pictures of a sample come padded to one number, with a mask of those that are there.
+pictures of a sample come padded to one number, with a mask of those that are there:
+only these pass the vision tower and the Q-Former, and the 32 visual tokens of each
+overwrite the embeddings of as many placeholders in the prompt, in their order.
 """
 
 from typing import Any
@@ -16,21 +18,21 @@ from transformers.models.instructblip.modeling_instructblip import (
 from memplan.formulas.setting import Batch
 from memplan.models.blip2.config import Blip2Config
 from memplan.models.blip2.formula import check_prompt
-
-PICTURE_TOKEN = 32100
-"""The placeholder of a picture's tokens among T5's additional special tokens."""
+from memplan.models.mmicl.prompts import FLAN_T5_PLACEHOLDER_ID
 
 
-def build(config: Blip2Config, dtype: torch.dtype, attention: str | None) -> nn.Module:
+def build(
+    config: Blip2Config, dtype: torch.dtype, attention: str | None
+) -> "MmiclForConditionalGeneration":
     """The model with initial weights in `dtype`, on the default device."""
     wanted = {} if attention is None else {"attn_implementation": attention}
-    model: nn.Module = MmiclForConditionalGeneration._from_config(
+    model: MmiclForConditionalGeneration = MmiclForConditionalGeneration._from_config(
         InstructBlipConfig(
             vision_config=_fields(config.vision_config),
             qformer_config=_fields(config.qformer_config),
             text_config=_fields(config.text) | {"decoder_start_token_id": 0},
             num_query_tokens=config.num_query_tokens,
-            image_token_id=PICTURE_TOKEN,
+            image_token_id=FLAN_T5_PLACEHOLDER_ID,
         ),
         dtype=dtype,
         **wanted,
@@ -44,28 +46,51 @@ def make_batch(
     """Pictures that are all there, each with its placeholders in the prompt."""
     check_prompt(config, batch)
     B, n, size = batch.size, batch.images_per_sample, batch.image_size
-    input_ids = torch.randint(0, PICTURE_TOKEN, (B, batch.seq_len))
-    input_ids[:, : n * config.num_query_tokens] = PICTURE_TOKEN
+    input_ids = torch.randint(0, FLAN_T5_PLACEHOLDER_ID, (B, batch.seq_len))
+    input_ids[:, : n * config.num_query_tokens] = FLAN_T5_PLACEHOLDER_ID
     return {
         "pixel_values": torch.randn(B, n, 3, size, size, dtype=dtype),
         "img_mask": torch.ones(B, n, dtype=torch.int64),
         "input_ids": input_ids,
         "attention_mask": torch.ones_like(input_ids),
-        "labels": torch.randint(0, PICTURE_TOKEN, (B, batch.target_seq_len)),
+        "labels": torch.randint(0, FLAN_T5_PLACEHOLDER_ID, (B, batch.target_seq_len)),
     }
 
 
 class MmiclForConditionalGeneration(InstructBlipForConditionalGeneration):  # type: ignore[misc]
     """InstructBLIP's parts on several pictures a sample."""
 
-    def forward(self, pixel_values: Tensor, img_mask: Tensor, **arguments: Any) -> Any:
-        """Pictures [B, n, 3, H, W] and which of them are there [B, n]."""
-        pictures = pixel_values.flatten(0, 1)
-        if not bool(img_mask.all()):
-            pictures = pictures[img_mask.flatten().bool()]
+    def __init__(self, config: InstructBlipConfig) -> None:
+        super().__init__(config)
+        if not self.language_model.config.scale_decoder_outputs:
+            self._give_the_head_its_own_table()
+
+    def forward(
+        self, pixel_values: Tensor, img_mask: Tensor | None = None, **arguments: Any
+    ) -> Any:
+        """Pictures [B, n, 3, H, W] and which of them are there [B, n].
+
+        Other arguments are those of `InstructBlipForConditionalGeneration`: the prompt
+        with its placeholders, a mask of its padding, labels.
+        """
         return super().forward(
-            pixel_values=pictures, qformer_input_ids=None, **arguments
+            pixel_values=present(pixel_values, img_mask),
+            qformer_input_ids=None,
+            use_cache=False,
+            **arguments,
         )
+
+    @torch.no_grad()
+    def generate(
+        self, pixel_values: Tensor, img_mask: Tensor | None = None, **arguments: Any
+    ) -> Tensor:
+        """Token ids of answers, from the decoder's start token on."""
+        answers: Tensor = super().generate(
+            pixel_values=present(pixel_values, img_mask),
+            qformer_input_ids=None,
+            **arguments,
+        )
+        return answers
 
     def get_image_features(
         self, pixel_values: Tensor, **_: Any
@@ -92,6 +117,37 @@ class MmiclForConditionalGeneration(InstructBlipForConditionalGeneration):  # ty
             qformer_outputs.last_hidden_state
         )
         return features
+
+    def set_placeholder(self, token_id: int) -> None:
+        """The token in whose places pictures are put, where it is not FLAN-T5's."""
+        self.config.image_token_id = token_id
+
+    def _give_the_head_its_own_table(self) -> None:
+        """Undo what transformers does to every T5: FLAN-T5's two tables are not tied.
+
+        Its `T5Config` forgets `tie_word_embeddings: false`, and keeps of it only that
+        the decoder's output is not scaled.
+        """
+        language = self.language_model
+        head = "lm_head.weight"
+        language._tied_weights_keys = {
+            name: table
+            for name, table in language._tied_weights_keys.items()
+            if name != head
+        }
+        language.all_tied_weights_keys.pop(head, None)
+        self.all_tied_weights_keys.pop(f"language_model.{head}", None)
+        table = language.shared.weight
+        language.lm_head.weight = nn.Parameter(torch.empty_like(table))
+        nn.init.normal_(language.lm_head.weight, std=table.shape[1] ** -0.5)
+
+
+def present(pixel_values: Tensor, img_mask: Tensor | None) -> Tensor:
+    """Of pictures [B, n, 3, H, W] those that do not pad a sample, one after another."""
+    pictures = pixel_values.flatten(0, 1)
+    if img_mask is None or bool(img_mask.all()):
+        return pictures
+    return pictures[img_mask.flatten().bool()]
 
 
 def _fields(part: Any) -> dict[str, Any]:
