@@ -8,6 +8,7 @@ from memplan.formulas.setting import Batch
 from memplan.models.pe_net.config import PENetConfig
 from memplan.models.pe_net.detector import NUM_LEVELS, sides
 from memplan.models.pe_net.faster_rcnn import Body, BoxHead, ProposalHead, Pyramid
+from memplan.models.pe_net.pairs import all_pairs
 from memplan.models.pe_net.prototypes import Sides
 from memplan.models.pe_net.relation_head import RelationHead
 
@@ -25,27 +26,23 @@ def build(config: PENetConfig, dtype: torch.dtype, attention: str | None) -> "PE
 def make_batch(config: PENetConfig, batch: Batch, dtype: torch.dtype) -> Tensors:
     """Pictures with boxes, their classes, and pairs of them with predicates.
 
-    Which level a region is pooled from depends on its size alone, so a loader knows it:
-    here regions are spread evenly.
+    In testing all pairs are looked at. Which level a region is pooled from depends on
+    its size alone, so a loader knows it: here regions are spread evenly.
     """
     B, height_and_width = batch.size, sides(batch.image_size)
+    num_boxes = config.num_boxes_per_image
     made: Tensors = {
         "images": torch.randn(B, 3, *height_and_width, dtype=dtype),
-        "boxes": [
-            random_boxes(config.num_boxes_per_image, *height_and_width)
-            for _ in range(B)
-        ],
-        "levels": spread(B * config.num_boxes_per_image),
-        "labels": random_lists(
-            config.num_object_classes, B, config.num_boxes_per_image
-        ),
-        "pairs": random_lists(
-            config.num_boxes_per_image, B, config.num_pairs_per_image, 2
-        ),
-        "predicates": random_lists(
-            config.num_predicate_classes, B, config.num_pairs_per_image
-        ),
+        "boxes": [random_boxes(num_boxes, *height_and_width) for _ in range(B)],
+        "levels": spread(B * num_boxes),
+        "labels": random_lists(config.num_object_classes, B, num_boxes),
     }
+    if batch.has_labels:
+        pairs = config.num_pairs_per_image
+        made["pairs"] = random_lists(num_boxes, B, pairs, 2)
+        made["predicates"] = random_lists(config.num_predicate_classes, B, pairs)
+    else:
+        made["pairs"] = [torch.tensor(all_pairs(num_boxes)).view(-1, 2)] * B
     if config.mode == "sgdet":
         made["proposals"] = [
             random_boxes(config.num_proposals_per_image, *height_and_width)

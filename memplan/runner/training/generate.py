@@ -4,6 +4,7 @@ Greedy, and always as many tokens as were asked for: a loop of our own, since th
 transformers ends where the values say so. The two stages are marked as phases.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +28,26 @@ def generate(
     module.eval()
     with device:
         prompt = make_batch(plan, model, module, stored_dtype(plan))
-    prompt.pop("labels")
-    answer = _answer_encoded if "target_tokens" in model.family.inputs else _answer
+    answer = _answering(model)
+    if answer is not _look:
+        prompt.pop("labels")
     with ExitStack() as contexts:
         contexts.enter_context(torch.no_grad())
         contexts.enter_context(autocast(plan))
         answer(module, prompt, plan.max_new_tokens)
+
+
+def _answering(model: Model) -> Callable[[nn.Module, Tensors, int], None]:
+    inputs = model.family.inputs
+    if "target_tokens" in inputs:
+        return _answer_encoded
+    return _answer if "tokens" in inputs else _look
+
+
+def _look(module: nn.Module, batch: Tensors, num_tokens: int) -> None:
+    """PE-Net says all it sees at once, of boxes whose labels may be given."""
+    with phase("prompt"):
+        module(**batch)
 
 
 def _answer(module: nn.Module, prompt: Tensors, num_tokens: int) -> None:
