@@ -51,7 +51,7 @@ def build(model):
     module = flamingo.build(model.config, torch.float32, None)
     module.get_input_embeddings().weight.data.mul_(LOUDNESS)
     writer = Writer(model.config, words())
-    module.set_new_tokens(writer.eoc_id, writer.image_ids[0])
+    module.set_new_tokens(writer.eoc_id, writer.media_id)
     return module, writer
 
 

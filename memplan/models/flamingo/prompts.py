@@ -21,6 +21,7 @@ IMAGE = "<image>"
 END_OF_CHUNK = {"flamingo": "<EOC>", "openflamingo": "<|endofchunk|>"}
 PAD = "<PAD>"
 """Added where a tokenizer has no padding, as OpenFlamingo does."""
+NO_TOKEN = -1
 NUM_TEXT_EXAMPLES = 2
 """Of a prompt without shots: examples that have lost their pictures (section 4.2)."""
 
@@ -101,6 +102,11 @@ class Writer:
                 f"{vocab_size}.",
                 hint="Use the language model's own tokenizer.",
             )
+
+    @property
+    def media_id(self) -> int:
+        """The token that is a picture's tag; none in the paper, where it is a text."""
+        return NO_TOKEN if self.is_paper else self.image_ids[0]
 
     @property
     def end_ids(self) -> list[int]:

@@ -7,6 +7,7 @@ accumulated, makes one update.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import optim
 from transformers import get_constant_schedule_with_warmup
@@ -108,8 +109,10 @@ def only_new_rows(module: Flamingo) -> Callable[[], None]:
     mask, which takes two more tables for a moment; here the rows are put by.
     """
 
+    table: Any = module.get_input_embeddings()
+
     def mask() -> None:
-        gradient = module.get_input_embeddings().weight.grad
+        gradient = table.weight.grad
         if gradient is not None:
             rows = [module.eoc_token_id, module.media_token_id]
             kept = gradient[rows]

@@ -357,7 +357,7 @@ def test_a_batch_is_what_the_module_takes(folder, name):
     assert (batch["labels"][batch["attention_mask"] == 0] == IGNORED).all()
     config = find_model(name).config
     model = flamingo.build(config, torch.float32, None)
-    model.set_new_tokens(source.writer.eoc_id, source.writer.image_ids[0])
+    model.set_new_tokens(source.writer.eoc_id, source.writer.media_id)
     assert torch.isfinite(model(**batch).loss)
 
 

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -413,3 +414,13 @@ def test_the_map_to_the_width_of_the_language_model_is_no_parameter():
     assert "media_map" in model.state_dict()
     wider = replace(config, cross_attn_every_n_layers=4)
     assert flamingo.build(wider, torch.float32, None).media_map.shape == (128, 256)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_page_says_the_presets_numbers(name):
+    page = (Path(__file__).parents[3] / "docs" / "flamingo.md").read_text()
+    (row,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` "))
+    config, parameters = find_model(name).config, read_preset(name)["parameters"]
+    fields = [field.strip() for field in row.strip("| ").split("|")]
+    assert int(fields[3]) == config.num_blocks
+    assert fields[4:] == [f"{parameters[n]:,}" for n in ("trainable", "total")]
