@@ -35,7 +35,7 @@ TOLERANCE_FRACTION = 0.002
 WIDER_FRACTIONS = {
     # Every layer's quantized weights came from blocks that loading had left free.
     "llama-1b-lora-nf4-bf16-mixed-checkpointing": 0.004,
-    # cuDNN ranks engines by clocks and L2: that device stated one card's for all.
+    # That run's module was written for it, and held 40 MB more for a moment.
     "pe-net-fp32-rtx-3090": 0.004,
 }
 
