@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import optim
+from torch import nn, optim
 from transformers import get_constant_schedule_with_warmup
 
 from memplan.data.loading import Loading
@@ -72,7 +72,8 @@ def recipe(
     """
     config: FlamingoConfig = model.config
     freeze(TrainingPlan(model=model.name, trainable=trainable), model, module)
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             (decayed if is_decayed(config, name) else kept).append(parameter)
