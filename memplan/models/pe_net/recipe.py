@@ -11,9 +11,12 @@ from typing import cast
 import torch
 from torch import nn
 
+from memplan.data.loading import Loading, Samples
+from memplan.models.pe_net.data import Sample, collate
 from memplan.models.pe_net.faster_rcnn import RegionMlp
 from memplan.models.pe_net.module import PENet
 from memplan.models.pe_net.relation_head import UnionFeatures
+from memplan.runner.training.fitting import Recipe, Source
 
 BATCH_SIZE = 8
 NUM_STEPS = 60_000
@@ -27,6 +30,34 @@ MILESTONES = (28_000, 48_000)
 GAMMA = 0.1
 WARMUP_STEPS = 500
 WARMUP_FACTOR = 0.1
+
+
+def recipe(
+    model: PENet,
+    *,
+    batch_size: int = BATCH_SIZE,
+    milestones: Sequence[int] = MILESTONES,
+    warmup_steps: int = WARMUP_STEPS,
+) -> Recipe:
+    """Let the relation head train, and say how it moves.
+
+    Args:
+        batch_size: pictures of an update, of all processes: the rate grows with them.
+        milestones: updates after which the rate is a tenth of what it was.
+        warmup_steps: updates until the rate is whole.
+    """
+    freeze_detector(model)
+    optimizer = make_optimizer(model, batch_size)
+    return Recipe(
+        optimizer=optimizer,
+        schedule=make_schedule(optimizer, milestones, warmup_steps),
+        max_grad_norm=MAX_GRAD_NORM,
+    )
+
+
+def source(samples: Samples[Sample], loading: Loading) -> Source:
+    """Scenes as a run reads them: annotated ones, or those the detector found."""
+    return Source(name="scenes", samples=samples, collate=collate, loading=loading)
 
 
 def freeze_detector(model: PENet) -> None:

@@ -11,6 +11,8 @@ pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 pytest.importorskip("h5py")
 
+from accelerate.state import AcceleratorState  # noqa: E402
+
 from memplan.data.loading import Loading, batches  # noqa: E402
 from memplan.models import find_model  # noqa: E402
 from memplan.models.pe_net import module  # noqa: E402
@@ -23,10 +25,8 @@ from memplan.models.pe_net.frequency import FrequencyBaseline  # noqa: E402
 from memplan.models.pe_net.generated import VOCABULARY, draw_scenes  # noqa: E402
 from memplan.models.pe_net.recipe import (  # noqa: E402
     BATCH_SIZE,
-    MAX_GRAD_NORM,
-    freeze_detector,
-    make_optimizer,
-    make_schedule,
+    recipe,
+    source,
     start_from_detector,
 )
 from memplan.models.pe_net.scenes import usable_scenes  # noqa: E402
@@ -36,8 +36,6 @@ from memplan.models.pe_net.visual_genome import (  # noqa: E402
 )
 from memplan.runner.training.fitting import (  # noqa: E402
     Fitting,
-    Recipe,
-    Source,
     make_accelerator,
 )
 
@@ -77,31 +75,29 @@ def shuffling(samples):
     return batch | {"images": batch["images"].roll(1, dims=0)}
 
 
-def make_fitting(folder, collating=collate, warmup_steps=1):
+@pytest.fixture(autouse=True)
+def another_accelerator():
+    """Accelerate keeps one state for a process, precision and all."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def make_fitting(folder, collating=collate, warmup_steps=1, **settings):
     torch.manual_seed(0)
     model = module.build(config(), torch.float32, None)
-    freeze_detector(model)
     start_from_detector(model)
-    optimizer = make_optimizer(model)
-    recipe = Recipe(
-        optimizer=optimizer,
-        schedule=make_schedule(optimizer, warmup_steps=warmup_steps),
-        max_grad_norm=MAX_GRAD_NORM,
-    )
-    source = Source(
-        name="drawn",
-        samples=TrainingScenes(scenes(folder, "train"), config(), IMAGE_SIZE),
-        collate=collating,
-        loading=LOADING,
-    )
-    return Fitting(make_accelerator(cpu=True), model, recipe, [source])
+    samples = TrainingScenes(scenes(folder, "train"), config(), IMAGE_SIZE)
+    accelerator = make_accelerator(cpu=True, **settings)
+    drawn = replace(source(samples, LOADING), collate=collating)
+    how = recipe(model, warmup_steps=warmup_steps)
+    return Fitting(accelerator, model, how, [drawn])
 
 
 @pytest.fixture(scope="module")
 def trained(folder):
     """The model, and its losses, as published but for the length of the warm-up."""
     fitting = make_fitting(folder)
-    losses = [found["drawn"] for found in fitting.fit(NUM_STEPS)]
+    losses = [found["scenes"] for found in fitting.fit(NUM_STEPS)]
     return fitting.model, losses
 
 
@@ -124,7 +120,7 @@ def test_the_same_model_is_lost_with_shuffled_pictures(trained, folder):
 
 def test_pictures_of_other_scenes_teach_nothing(trained, folder):
     _, losses = trained
-    shuffled = [found["drawn"] for found in make_fitting(folder, shuffling).fit(60)]
+    shuffled = [found["scenes"] for found in make_fitting(folder, shuffling).fit(60)]
     assert mean(shuffled[-10:]) > 3 * mean(losses[-10:])
 
 
@@ -150,6 +146,17 @@ def test_a_run_that_goes_on_has_the_losses_of_an_unbroken_one(folder, tmp_path):
     torch.manual_seed(99)
     assert second.resume(tmp_path) == 2
     assert losses + second.fit(2) == unbroken
+
+
+def test_mixed_precision_and_accumulation_begin_with_the_same_loss(folder):
+    (whole,) = make_fitting(folder).fit(1)
+    twice = make_fitting(folder, gradient_accumulation_steps=2)
+    (accumulated,) = twice.fit(1)
+    assert (twice.steps_done, twice.rounds) == (1, 2)
+    assert accumulated["scenes"] == pytest.approx(whole["scenes"], rel=0.2)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    (mixed,) = make_fitting(folder, mixed_precision="bf16").fit(1)
+    assert mixed["scenes"] == pytest.approx(whole["scenes"], rel=0.05)
 
 
 def held_out(folder, way):

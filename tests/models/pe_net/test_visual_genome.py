@@ -1,6 +1,7 @@
 """VG150 is read as it was written, and what is wrong with it is named."""
 
 import json
+import pickle
 import shutil
 from dataclasses import replace
 from random import Random
@@ -262,6 +263,13 @@ class TestPictures:
         assert f"{PICTURES}, record 3, field image_id: {problem}" in (
             caught.value.message
         )
+
+    def test_a_worker_may_be_given_the_dataset(self, training):
+        _, samples = training
+        copy = pickle.loads(pickle.dumps(samples))
+        first, second = (one.draw(1, Random(3)) for one in (samples, copy))
+        assert first.pairs.tolist() == second.pairs.tolist()
+        assert (first.picture == second.picture).all()
 
     def test_a_sample_has_a_quarter_of_annotated_pairs_at_most(self, training):
         _, samples = training
