@@ -13,8 +13,6 @@ NEWEST_TORCH = (2, 14)
 ASSUMED_CONTEXT_BYTES = 500 * MiB
 """Where no measurement of a card's context is known: between the 131 MiB of a T4 and
 the 942 MiB of an A100 with eager loading (docs/components.md)."""
-ASSUMED_SMS = 108
-"""Of a card whose number of multiprocessors is not known: those of an A100."""
 NCCL_BYTES = 1536 * MiB
 """Outside the allocator, at the first barrier of two A100 (docs/components.md)."""
 

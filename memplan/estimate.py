@@ -11,7 +11,7 @@ of the optimizer appear at the end of the first.
 from dataclasses import replace
 
 from memplan.accuracy import band_of
-from memplan.card import ASSUMED_SMS, card_of, context_of, torch_version_of
+from memplan.card import card_of, context_of, torch_version_of
 from memplan.caveats import assumptions_of, unsupported_of
 from memplan.formulas.allocator import SEGMENT_STEP_BYTES
 from memplan.formulas.optimizers import find_optimizer, state_tensors
@@ -25,7 +25,7 @@ from memplan.formulas.weights import (
     states_by_convention,
 )
 from memplan.formulas.workspaces import cublas_workspace_bytes
-from memplan.hardware import Gpu
+from memplan.hardware import ASSUMED_SMS, Gpu
 from memplan.models import Model, find_model
 from memplan.models.workload import generation_of, lengths_of
 from memplan.moments import Moment, moments_of

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8")
+ASSUMED_SMS = 108
+"""Of a card whose number of multiprocessors is not known: those of an A100."""
 
 T = TypeVar("T")
 

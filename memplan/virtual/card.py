@@ -7,12 +7,11 @@ and number of SMs; the limits of an SM follow from the compute capability.
 
 from dataclasses import dataclass
 
-from memplan.hardware import Gpu
+from memplan.hardware import ASSUMED_SMS, Gpu
 from memplan.units import KiB, MiB
 
 ASSUMED_CAPABILITY = (8, 0)
-ASSUMED_SMS = 108
-"""Of a card of which this is not known: those of an A100."""
+"""Of a card of which this is not known: that of an A100."""
 FIRST_CAPABILITY_OF_CUDA_13 = (7, 5)
 """CUDA 13 compiles for nothing older (release notes of the toolkit, 13.0)."""
 COPY_LIMIT_BYTES = MiB
@@ -87,7 +86,8 @@ libcudacxx/include/cuda/__device/arch_traits.h. The five of the card: deviceQuer
 P100-PCIE, GTX 1080 Ti, V100-SXM2, T4, A100-SXM4-80GB, RTX 3090, RTX 4090, H100 80GB
 HBM3 and RTX 5090 as their owners published it; for B200 and B300 NVIDIA's data sheets,
 their L2 not confirmed by a deviceQuery. No allocation of PyTorch's own depends on these
-five.
+five; cuDNN is told of L2 and clocks, and was never seen to answer otherwise for them
+(docs/virtual-device.md).
 """
 
 

@@ -8,8 +8,6 @@
 
 #include "device.h"
 
-#define NCCL_INTERNAL __attribute__((visibility("hidden")))
-
 /* ncclResult_t */
 enum {
   ncclSuccess = 0,
