@@ -97,3 +97,16 @@ def test_mixed_precision_runs(name, folders):
 def test_low_precision_stores_all_weights_so(folders):
     answerer = answerer_of("mmicl-tiny", folders, precision="bf16-pure")
     assert len(answerer.answer(IMAGES, QUESTIONS)) == 3
+
+
+def test_a_head_that_is_a_table_stays_so_when_built_empty():
+    from memplan.runner.training.weights import empty_parameters, materialise
+
+    model = find_model("openflamingo-tiny")
+    with empty_parameters(CPU):
+        module = build_model(model, torch.float32, None)
+    set_ties(model, module)
+    materialise(module, CPU)
+    language = module.lang_encoder
+    table = language.get_input_embeddings().weight
+    assert language.get_output_embeddings().weight is table

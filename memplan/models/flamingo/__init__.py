@@ -16,6 +16,8 @@ FAMILY = Family(
         * config.text_config.hidden_size
         * item_bytes
     ),
+    # Heads stay whole, and int8 takes no [B, T, N, D], which the resampler reads.
+    never_quantized=("embed_out", "lm_head", "perceiver"),
     lora_targets=("Wqkv", "query_key_value", "query", "value"),
     default_image_size=lambda config: config.image_size,
     check=check,

@@ -151,6 +151,11 @@ class Flamingo(nn.Module):
         if self.config.is_paper:
             self.lang_encoder.eoc_token_id = eoc_token_id
 
+    def tie_weights(self) -> None:
+        """Make table and head one again, in language models where they are."""
+        if not self.config.is_paper:
+            self.lang_encoder.tie_weights()
+
     def get_input_embeddings(self) -> nn.Module:
         table: nn.Module = self.lang_encoder.get_input_embeddings()
         return table
