@@ -309,6 +309,12 @@ def test_a_program_that_meets_no_peers_is_told_so(program):
     assert not any("no process group" in line for line in together.assumptions)
 
 
+def test_a_card_that_this_torch_has_no_kernels_for_counts_and_says_so(program):
+    report = rehearse_program(program(THREE_STEPS), gpu="p100-16gb")
+    assert report.peak.step == 3
+    assert any("no kernels" in line for line in report.assumptions)
+
+
 LOADS = """
     import time, torch
     from torch.utils.data import DataLoader, Dataset

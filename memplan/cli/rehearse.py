@@ -76,10 +76,16 @@ def rehearse(
     A program after `--` runs unchanged, and what it prints goes to stderr. Exit code
     1: it does not fit.
     """
+    from memplan.errors import PlanError
     from memplan.rehearse import rehearse as rehearse_plan
     from memplan.rehearse import rehearse_program
 
     fields = given(flags)
+    if fields.get("gpu") == "all":
+        raise PlanError(
+            "A rehearsal is on one card.",
+            hint="`memplan estimate --gpu all` compares them.",
+        )
     for file in (output, snapshot):
         check_output(file, force=force)
     common: dict[str, Any] = {

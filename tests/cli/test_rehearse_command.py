@@ -125,6 +125,7 @@ def test_an_output_file_that_exists_is_refused_before_the_run(
         (("gpt2", "--rank", "1"), "rank 1 of 1"),
         (("--rank", "1", *PROGRAM[3:]), "with --num-gpus"),
         (("--rank", "8", "--num-gpus", "8", *PROGRAM[3:]), "Ranks are 0 to 7"),
+        (("gpt2", "--gpu", "all"), "memplan estimate --gpu all"),
         (("--num-gpus", "0", *PROGRAM[3:]), "Nothing runs on 0 GPUs"),
         (("--gpu-memory", "24", *PROGRAM[3:]), "with its unit"),
         (("gpt2", "--gpu-memory", "24"), "with its unit"),

@@ -86,6 +86,12 @@ def test_micro_batches_are_one_line_at_their_highest(shown):
     assert "2.93 GiB" in backward
 
 
+def test_settings_of_the_allocator_are_shown_where_there_are_any(shown):
+    assert "Allocator" not in shown(REPORT)
+    text = shown(report_of(capture(allocator="max_split_size_mb:64"), SUBJECT))
+    assert "Allocator   caching allocator, max_split_size_mb:64" in text
+
+
 def test_a_rank_of_many_names_the_cards(shown):
     report = replace(REPORT, num_gpus=64)
     assert "on 64 x rtx-4090" in shown(report).splitlines()[0]
