@@ -127,9 +127,10 @@ class Pages:
         self.folder = folder or file.parent
         self.prepare: Preparation = preparation_of(config)
         self.takes_videos = config.is_paper
-        self.records = Usable(read_json_lines(file), self._parse, policy)
-        """Says how many records were skipped, and why."""
-        self.pages = list(self.records)
+        usable = Usable(read_json_lines(file), self._parse, policy)
+        self.pages = list(usable)
+        self.skipped = usable.skipped
+        """How many records were skipped, by what was wrong."""
 
     def __len__(self) -> int:
         return len(self.pages)

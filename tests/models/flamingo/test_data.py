@@ -2,6 +2,7 @@
 
 import base64
 import json
+import pickle
 from collections import Counter
 from dataclasses import replace
 from random import Random
@@ -161,6 +162,12 @@ def test_a_video_has_frames(tmp_path):
         pages(tmp_path / PAIRS, OPEN)
 
 
+def test_workers_of_any_kind_can_be_given_the_pages(folder):
+    source = pages(folder / MMC4)
+    again = pickle.loads(pickle.dumps(source))
+    assert again.draw(0, Random(0)).ids == source.draw(0, Random(0)).ids
+
+
 # What is left to chance, and what is cut
 
 
@@ -307,7 +314,7 @@ def test_bad_records_are_named_or_counted(tmp_path):
     file = write(tmp_path / "bad.jsonl", good, *bad.values())
     source = pages(file, PAPER, policy=Policy.SKIP)
     assert len(source) == 1
-    assert source.records.skipped.total() == len(bad)
+    assert source.skipped.total() == len(bad)
 
 
 def test_damaged_base64_is_named(tmp_path):
