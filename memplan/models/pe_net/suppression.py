@@ -21,11 +21,13 @@ def assign_classes(scores: Tensor, overlapping: Callable[[int, int], Tensor]) ->
     """
     left = scores.clone()
     classes = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
+    is_taken = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
     for _ in range(len(scores)):
         row, column = divmod(int(left.argmax()), left.shape[1])
         classes[row] = column
-        left[overlapping(row, column), column] = 0.0
+        is_taken[row] = True
         left[row] = TAKEN
+        left[overlapping(row, column) & ~is_taken, column] = 0.0
     return classes
 
 

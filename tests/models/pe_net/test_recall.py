@@ -154,6 +154,14 @@ class TestSuppression:
         said = self.said([0.1, 0.6, 0.2, 0.1], [0.1, 0.5, 0.3, 0.1], boxes=boxes)
         assert suppressed_predicates(said).tolist() == [1, 1]
 
+    def test_a_pair_that_nothing_is_left_for_takes_nothing_from_another(self):
+        # Five pairs that are the same, and three predicates for them.
+        same = [[0, 0, 9, 9]] * 5
+        scores = torch.tensor([[0.1, 0.5, 0.3, 0.1]] * 5)
+        pairs = [(i, 5) for i in range(5)]
+        said = predicted(pairs, scores, [*same, [50, 50, 59, 59]], [1, 1, 1, 1, 1, 2])
+        assert suppressed_predicates(said).tolist() == [1, 2, 3, 0, 0]
+
     def test_it_is_for_given_boxes_alone(self):
         said = self.said([0.1, 0.6, 0.2, 0.1], [0.1, 0.5, 0.3, 0.1])
         assert ranked(said, "sgdet").predicates.tolist() == [1, 1]

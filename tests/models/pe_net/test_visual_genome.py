@@ -264,6 +264,19 @@ class TestPictures:
             caught.value.message
         )
 
+    def test_one_that_cannot_be_used_is_passed_over_where_that_is_chosen(
+        self, training
+    ):
+        from memplan.data.loading import Loading, batches
+        from memplan.models.pe_net.data import collate
+
+        folder, samples = training
+        (folder / "VG_100K" / "3.jpg").write_bytes(b"")
+        loading = Loading(batch_size=2, shuffles=False, policy=Policy.SKIP)
+        batch = next(batches(samples, collate, loading))
+        assert len(batch.content["images"]) == 2
+        assert batch.skipped == ("image_id: is no picture that can be read",)
+
     def test_a_worker_may_be_given_the_dataset(self, training):
         _, samples = training
         copy = pickle.loads(pickle.dumps(samples))
