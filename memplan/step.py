@@ -308,6 +308,9 @@ def _sized(
             averaged = averaged.plus(4 * parameter.num_elements, parameter.count)
     if plan.generates:
         cache_item = ITEM_BYTES[AUTOCAST_DTYPE.get(plan.precision, "fp32")]
+        if plan.quantization != "none":
+            # A quantized layer gives what it was given: of a norm, fp32.
+            cache_item = 4
         if plan.precision in ("bf16-pure", "fp16-master"):
             cache_item = 2
         assert model.family.kv_bytes_per_token is not None
