@@ -1,5 +1,6 @@
 """How Flamingo and OpenFlamingo train: what decays, what moves, what is added up."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -31,8 +32,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def fitting(folder, name, **options):
-    """A run over pages and pairs."""
+def fitting(folder, name, look=None, **options):
+    """A run over pages and pairs; `look` is called in the place of what masks rows."""
     model = small_flamingo.small_model(name)
     module, writer = small_flamingo.build(model)
     datasets = {
@@ -46,7 +47,13 @@ def fitting(folder, name, **options):
     loading = {key: Loading(batch_size=2, shuffles=False) for key in datasets}
     sources = mixture(model.config, datasets, loading)
     made = recipe(module, model, **({"num_warmup_steps": 0} | options))
+    if look is not None:
+        made = replace(made, adjust_gradients=look)
     return module, Fitting(make_accelerator(2, cpu=True), module, made, sources)
+
+
+def gradients_of(module):
+    return [(n, p.grad) for n, p in module.named_parameters() if p.grad is not None]
 
 
 def decay_of(module, optimizer, name):
@@ -130,29 +137,21 @@ def test_the_published_weights():
 def test_gradients_of_all_datasets_are_weighted_and_added_before_one_update(
     folder, name
 ):
-    module, run = fitting(folder, name)
+    found = {}
+
+    def look():
+        found.update({n: g.clone() for n, g in gradients_of(module)})
+
+    module, run = fitting(folder, name, look)
     before = {n: p.detach().clone() for n, p in module.named_parameters()}
     expected = {}
     for source in run.sources:
         samples = [source.samples.draw(i, Random(f"0 draw {i}")) for i in range(2)]
         module.zero_grad()
         (source.weight * module(**source.collate(samples)).loss).backward()
-        for n, p in module.named_parameters():
-            if p.grad is not None:
-                expected[n] = expected.get(n, 0) + p.grad
+        for n, gradient in gradients_of(module):
+            expected[n] = expected.get(n, 0) + gradient
     module.zero_grad()
-    found = {}
-
-    def look():
-        found.update(
-            {
-                n: p.grad.clone()
-                for n, p in module.named_parameters()
-                if p.grad is not None
-            }
-        )
-
-    object.__setattr__(run.recipe, "adjust_gradients", look)
     losses = run.step()
     assert list(losses) == [source.name for source in run.sources]
     assert found.keys() == expected.keys()
