@@ -11,7 +11,7 @@ from captures import MIB, capture, figures, out_of_memory_capture, step
 
 import memplan.shortage
 import memplan.virtual_run
-from memplan import TrainingPlan, rehearse, rehearse_program
+from memplan import TrainingPlan, estimate, rehearse, rehearse_program
 from memplan.errors import (
     CommandError,
     PlanError,
@@ -121,6 +121,27 @@ def test_a_plan_is_the_program_that_trains_it(launcher):
     assert (program.rank, program.world_size) == (3, 8)
     assert report.plan == plan
     assert report.command is None
+
+
+def test_an_evaluation_says_its_lengths_and_what_tricks_would_save(launcher):
+    plan = TrainingPlan(model="openflamingo-3b", workload="mme", num_shots=4)
+    report = rehearse(plan)
+    assert json.loads(launcher.programs[0].command[3])["workload"] == "mme"
+    assert report.plan == plan
+    assert report.assumptions[0].startswith("a batch of 1 of MME's questions")
+    changes = {saving.trick: saving.changes_answers for saving in report.savings}
+    assert changes["--quantization nf4"]
+    estimated = {saving.trick: saving for saving in estimate(plan).savings}
+    off_by = report.peak.device_bytes - estimate(plan).peak.device_bytes
+    for saving in report.savings:
+        same = estimated[saving.trick]
+        assert saving.saved_bytes == same.saved_bytes
+        if not saving.is_used:
+            assert saving.device_bytes == same.device_bytes + off_by
+
+
+def test_training_has_no_tricks_of_a_generation(launcher):
+    assert rehearse(TrainingPlan(model="gpt2")).savings == ()
 
 
 @pytest.mark.parametrize(
@@ -306,6 +327,16 @@ def test_growing_segments_are_not_tried_twice_or_in_vain(launcher, monkeypatch):
     launcher.programs.clear()
     rehearse_program(PROGRAM)
     assert len(launcher.programs) == 2
+
+
+def test_a_share_that_the_program_set_itself_is_its_remedy(launcher):
+    limited = out_of_memory_capture()
+    limited["out_of_memory"]["free_bytes"] = 9000 * MIB
+    fits = launcher.outcome(capture())
+    launcher.outcomes = [launcher.outcome(limited, exit_code=1), fits, fits]
+    changes = [r.change for r in rehearse_program(PROGRAM).out_of_memory.remedies]
+    assert changes[-1] == "no set_per_process_memory_fraction in the program"
+    assert not any(change.startswith("--gpu") for change in changes)
 
 
 def test_growing_segments_that_are_not_enough_are_no_remedy(launcher):
