@@ -1,5 +1,6 @@
 """From a checkpoint to a model that answers, in the precision that a plan names."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
@@ -87,11 +88,16 @@ class _AsPlanned:
 
 
 def _be_quiet() -> None:
-    """transformers warns of configurations that are not its own, and shows bars."""
-    from transformers.utils import logging
+    """Of what libraries say, only errors: there is a bar of our own.
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers warns of configurations that are not its own, and bitsandbytes of every
+    layer's input that it casts.
+    """
+    from transformers.utils import logging as of_transformers
+
+    of_transformers.set_verbosity_error()
+    of_transformers.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _own(
