@@ -161,6 +161,7 @@ def out_of_memory_of(capture: Capture) -> OutOfMemory | None:
         module=error["module"] or "",
         line=error["line"] or "",
         asked_bytes=error["asked_bytes"],
+        segment_bytes=error["segment_bytes"],
         free_bytes=error["free_bytes"],
         allocated_bytes=error["allocated_bytes"],
         reserved_bytes=error["reserved_bytes"],

@@ -163,6 +163,8 @@ class OutOfMemory:
     module: str
     line: str
     asked_bytes: int
+    segment_bytes: int
+    """What the allocator wanted of the device for it; small requests share segments."""
     free_bytes: int
     """Free on the device; beside it, what PyTorch had reserved and not given out."""
     allocated_bytes: int
@@ -174,6 +176,14 @@ class OutOfMemory:
     needed_bytes: int | None = None
     """What the run takes on a card without limit; None where that is not known."""
     remedies: tuple[Remedy, ...] = ()
+
+    @property
+    def is_limited_by_itself(self) -> bool:
+        """The card had room: the program took a share of it only.
+
+        `torch.cuda.set_per_process_memory_fraction` does that.
+        """
+        return self.free_bytes >= self.segment_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,12 +41,7 @@ def with_need(
     remedies = (
         *_growing_segments(run, say, needed),
         *_changes_of_the_plan(run, say, needed),
-        *cards_that_hold(
-            needed.peak.device_bytes,
-            run.subject.gpu,
-            run.subject.headroom_fraction,
-            lowest_capability(capture),
-        ),
+        *_more_room(run, needed, error, lowest_capability(capture)),
     )
     return replace(
         needed,
@@ -60,6 +55,23 @@ def with_need(
             error, needed_bytes=needed.peak.device_bytes, remedies=remedies
         ),
     )
+
+
+def _more_room(
+    run: VirtualRun,
+    needed: MemoryReport,
+    error: OutOfMemory,
+    lowest_capability: tuple[int, int],
+) -> tuple[Remedy, ...]:
+    """All of the card where the program used a share of it, or else other cards."""
+    device_bytes = needed.peak.device_bytes
+    gpu, headroom = run.subject.gpu, run.subject.headroom_fraction
+    if not error.is_limited_by_itself:
+        return cards_that_hold(device_bytes, gpu, headroom, lowest_capability)
+    if not needed.fits:
+        return ()
+    change = "no set_per_process_memory_fraction in the program"
+    return (Remedy(change=change, basis="carried over", device_bytes=device_bytes),)
 
 
 def _growing_segments(

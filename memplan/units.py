@@ -26,6 +26,18 @@ def format_gib(size_bytes: int) -> str:
     return f"{size_bytes} B"
 
 
+def format_size(size_bytes: int) -> str:
+    """As PyTorch writes sizes in its messages, each in its own unit.
+
+    >>> format_size(180355072), format_size(1536)
+    ('172.00 MiB', '1.50 KiB')
+    """
+    for unit, size in (("GiB", GiB), ("MiB", MiB), ("KiB", KiB)):
+        if abs(size_bytes) >= size:
+            return f"{size_bytes / size:.2f} {unit}"
+    return f"{size_bytes} B"
+
+
 def format_count(count: int) -> str:
     """A parameter count as people say it: `8.03B`, `124.44M`, `512`.
 

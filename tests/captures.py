@@ -132,6 +132,7 @@ OUT_OF_MEMORY = {
     "module": "layers.3.mlp",
     "line": "train.py:31 main",
     "asked_bytes": 300 * MIB,
+    "segment_bytes": 300 * MIB,
     "free_bytes": 120 * MIB,
     "allocated_bytes": 2200 * MIB,
     "reserved_bytes": 2400 * MIB,

@@ -59,6 +59,7 @@ class OutOfMemory:
             "module": place.module if phase != SETUP else "",
             "line": line_here() or self._tags.backward_line,
             "asked_bytes": asked,
+            "segment_bytes": segment,
             "free_bytes": free,
             "allocated_bytes": stats["allocated_bytes.all.current"],
             "reserved_bytes": stats["reserved_bytes.all.current"],

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memplan.report import Holder, MarkedPhase, OutOfMemory, PhaseMemory
-from memplan.units import format_gib
+from memplan.units import format_gib, format_size
 from memplan.views.tables import figures_table, labelled
 
 INDENT = (0, 0, 0, 2)
@@ -92,24 +92,34 @@ def out_of_memory(error: OutOfMemory) -> RenderableType:
     where = f"{error.phase} of step {error.step}" if error.step else error.phase
     if error.module:
         where += f", at {error.module}"
-    in_reserve = error.reserved_bytes - error.allocated_bytes
     held = [
-        f"{format_gib(size_bytes)} {name.replace('_', ' ')}"
+        f"{format_size(size_bytes)} {name.replace('_', ' ')}"
         for name, size_bytes in asdict(error.components).items()
         if size_bytes
     ]
     return labelled(
         ("Where", [where, *filter(None, [error.line])]),
-        ("Asked", [format_gib(error.asked_bytes)]),
-        (
-            "Free",
-            [
-                f"{format_gib(error.free_bytes)} on the card, and "
-                f"{format_gib(in_reserve)} reserved but in no piece large enough"
-            ],
-        ),
-        ("Held", [", ".join(held)] if held else [format_gib(error.allocated_bytes)]),
+        ("Asked", [_asked(error)]),
+        ("Free", [_free(error)]),
+        ("Held", [", ".join(held) or format_size(error.allocated_bytes)]),
     )
+
+
+def _asked(error: OutOfMemory) -> str:
+    """A small request fails for the segment that it would have been cut from."""
+    asked = format_size(error.asked_bytes)
+    if not error.asked_bytes <= error.free_bytes < error.segment_bytes:
+        return asked
+    return f"{asked}, of a segment of {format_size(error.segment_bytes)}"
+
+
+def _free(error: OutOfMemory) -> str:
+    in_reserve = error.reserved_bytes - error.allocated_bytes
+    free = f"{format_size(error.free_bytes)} on the card"
+    if error.is_limited_by_itself:
+        free += ", beyond the share that the program set itself"
+    held = f"{format_size(in_reserve)} reserved but in no piece large enough"
+    return f"{free}, and {held}"
 
 
 def would_fit(error: OutOfMemory) -> RenderableType:

@@ -10,7 +10,7 @@ from rich.console import Console
 from memplan.hardware import find_gpu
 from memplan.rehearsal import Subject, out_of_memory_of, report_of
 from memplan.report import Remedy
-from memplan.units import GiB
+from memplan.units import GiB, MiB
 from memplan.views.terminal import show_report
 
 SUBJECT = Subject(
@@ -60,6 +60,26 @@ def test_a_run_that_fits_is_as_seen_before(shown, snapshot):
 def test_out_of_memory_is_as_seen_before(shown, snapshot):
     report = replace(REPORT, fits=False, out_of_memory=ERROR)
     assert shown(report) == snapshot
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "asked", "free"),
+    [
+        (4, "8.00 MiB", "4.00 MiB on the card, and"),
+        (9, "8.00 MiB, of a segment of 20.00 MiB", "9.00 MiB on the card, and"),
+        (64, "8.00 MiB", "64.00 MiB on the card, beyond the share"),
+    ],
+)
+def test_why_free_memory_was_not_enough_is_said(shown, free_mib, asked, free):
+    error = replace(
+        ERROR,
+        asked_bytes=8 * MiB,
+        segment_bytes=20 * MiB,
+        free_bytes=free_mib * MiB,
+    )
+    text = shown(replace(REPORT, fits=False, out_of_memory=error))
+    assert f"Asked  {asked}" in text
+    assert f"Free   {free}" in text
 
 
 def test_out_of_memory_with_no_known_need_says_so(shown):
