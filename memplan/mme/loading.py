@@ -37,7 +37,7 @@ HINT = "Save the model anew with save_pretrained(folder)."
 
 def load_answerer(
     checkpoint: Checkpoint, plan: TrainingPlan, device: torch.device
-) -> Answerer:
+) -> "AsPlanned":
     """The model of a checkpoint, ready to answer.
 
     Raises:
@@ -53,15 +53,20 @@ def load_answerer(
     make = import_module(MODULES[checkpoint.model_type]).make_answerer
     num_tokens = plan.max_new_tokens or ANSWER_TOKENS
     answerer: Answerer = make(module.eval(), checkpoint.folder, num_tokens)
-    return _AsPlanned(answerer, plan, device)
+    return AsPlanned(answerer, module, plan, device)
 
 
-class _AsPlanned:
+class AsPlanned:
     """Answers without gradients, under the plan's autocast and attention kernel."""
 
     def __init__(
-        self, answerer: Answerer, plan: TrainingPlan, device: torch.device
+        self,
+        answerer: Answerer,
+        module: nn.Module,
+        plan: TrainingPlan,
+        device: torch.device,
     ) -> None:
+        self.module = module
         self._answerer = answerer
         self._plan = plan
         self._device = device

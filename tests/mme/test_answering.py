@@ -108,6 +108,21 @@ def test_lower_precisions_run(precision, folders):
     assert len(answers) == 3
 
 
+@pytest.mark.parametrize(
+    ("quantization", "layer"), [("int8", "Linear8bitLt"), ("nf4", "Linear4bit")]
+)
+def test_a_quantized_model_answers_otherwise(quantization, layer, folders):
+    pytest.importorskip("bitsandbytes", reason="it quantizes")
+    folder = folders["instructblip"]
+    exact = answerer_of(folder, "bf16-pure")
+    coarse = answerer_of(folder, "bf16-pure", quantization=quantization)
+    kinds = {type(module).__name__ for module in coarse.module.modules()}
+    assert layer in kinds
+    answers = coarse.answer(IMAGES, QUESTIONS)
+    assert answers != exact.answer(IMAGES, QUESTIONS)
+    assert all(answers)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(name, folders, tmp_path):
     import shutil

@@ -99,6 +99,30 @@ def test_low_precision_stores_all_weights_so(folders):
     assert len(answerer.answer(IMAGES, QUESTIONS)) == 3
 
 
+@pytest.mark.parametrize("name", ["mmicl-tiny", "openflamingo-tiny"])
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_a_quantized_system_has_the_weights_of_its_checkpoint(
+    name, quantization, folders
+):
+    pytest.importorskip("bitsandbytes", reason="it quantizes")
+    fields = {"precision": "bf16-pure", "quantization": quantization}
+    coarse = answerer_of(name, folders, **fields).module
+    exact = answerer_of(name, folders, precision="bf16-pure").module
+    quantized = [
+        (path, module)
+        for path, module in coarse.named_modules()
+        if type(module).__name__ in ("Linear8bitLt", "Linear4bit")
+    ]
+    assert quantized
+    path, module = quantized[0]
+    inputs = torch.eye(module.in_features, dtype=torch.bfloat16)
+    weight = exact.get_submodule(path).weight.float()
+    restored = module(inputs).float().T
+    if module.bias is not None:
+        restored -= module.bias.float()[:, None]
+    assert (restored - weight).norm() < 0.15 * weight.norm()
+
+
 def test_a_head_that_is_a_table_stays_so_when_built_empty():
     from memplan.runner.training.weights import empty_parameters, materialise
 
