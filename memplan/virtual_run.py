@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 from memplan.errors import ProgramError, VirtualDeviceError
 from memplan.plan import TrainingPlan
@@ -101,7 +102,22 @@ def _launch(run: VirtualRun, say: Say) -> tuple[Outcome, tuple[str, ...]]:
         )
     )
     captures = tuple(dict(completed(capture)) for capture in outcome.captures)
+    if outcome.exit_code:
+        captures = tuple(map(_with_the_cause, captures))
     return replace(outcome, captures=captures), virtual.assumptions
+
+
+def _with_the_cause(capture: dict[str, Any]) -> dict[str, Any]:
+    """Who catches the error of the allocator and then fails has not gone on.
+
+    Scripts log an error and leave with a code of their own.
+    """
+    error = capture["out_of_memory"]
+    if error is None or capture["ended"] == "stopped":
+        return capture
+    went_on = len(capture["steps"]) >= max(error["step"] or 0, 1)
+    is_caught = error["caught"] and went_on
+    return {**capture, "out_of_memory": {**error, "caught": is_caught}}
 
 
 def _check_allocator(environ: Mapping[str, str]) -> None:

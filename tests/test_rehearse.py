@@ -260,6 +260,25 @@ def out_of_memory(launcher, *others):
     ]
 
 
+@pytest.mark.parametrize(
+    ("steps", "code", "is_the_end"),
+    [([], 3, True), ([], 0, False), ([step(1, 0), step(2, 400)], 3, False)],
+)
+def test_who_catches_the_error_and_then_fails_ran_out_of_memory(
+    launcher, steps, code, is_the_end
+):
+    caught = out_of_memory_capture()
+    caught["out_of_memory"]["caught"] = True
+    caught = {**caught, "ended": "finished", "steps": steps}
+    fits = launcher.outcome(capture())
+    launcher.outcomes = [launcher.outcome(caught, exit_code=code), fits, fits]
+    if is_the_end:
+        assert rehearse_program(PROGRAM).out_of_memory is not None
+    else:
+        with pytest.raises(ProgramError):
+            rehearse_program(PROGRAM)
+
+
 def test_out_of_memory_is_run_again_without_a_limit_and_with_growing_segments(launcher):
     fits = launcher.outcome(capture())
     out_of_memory(launcher, fits, fits)

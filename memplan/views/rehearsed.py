@@ -124,7 +124,9 @@ def _free(error: OutOfMemory) -> str:
 
 def would_fit(error: OutOfMemory) -> RenderableType:
     """What the run needs, and each single change with which it would have fitted."""
-    need = Text("What it needs is not known: it does not run on a larger card either.")
+    need = Text(
+        "What it needs is not known: a run without limit came to nothing either."
+    )
     if error.needed_bytes is not None:
         need = Text(f"It needs {format_gib(error.needed_bytes)} on the card.")
     if not error.remedies:
