@@ -82,9 +82,7 @@ class Attribution:
         return self._tags.places.get(serial, NOWHERE)
 
     def _label(self, block: Block, serial: int) -> Label:
-        # What was said first: a module's output is often its caller's too.
-        said = reversed(self._labels.get(block, []))
-        labels = {label.role: label for label in said}
+        labels = _fullest(self._labels.get(block, ()), block.num_bytes)
         for role in OWNERS:
             if role in labels:
                 return labels[role]
@@ -97,9 +95,9 @@ class Attribution:
         if Role.CAST in labels:
             return labels[Role.CAST]
         if self._is_held_by_graph(block, serial, Role.SAVED in labels):
-            return _as_saved(labels, Label(Role.SAVED, module, "held by the graph"))
+            return _as_saved(labels) or Label(Role.SAVED, module, "held by the graph")
         if self._is_recomputed(block):
-            return _as_saved(labels, Label(Role.SAVED, module, "recomputed"))
+            return _as_saved(labels) or Label(Role.SAVED, module, "recomputed")
         if Role.LEAF_GRADIENT in labels:
             return labels[Role.LEAF_GRADIENT]
         if block.num_bytes in WORKSPACE_BYTES and block.freed == NEVER:
@@ -132,12 +130,25 @@ class Attribution:
         return index < len(starts) and starts[index] <= block.freed
 
 
-def _as_saved(labels: Mapping[Role, Label], otherwise: Label) -> Label:
-    """What a node said it saved; else the output of a module, kept all the same."""
-    passing = labels.get(Role.PASSING)
-    if passing is not None:
-        otherwise = replace(passing, role=Role.SAVED)
-    return labels.get(Role.SAVED, otherwise)
+def _fullest(said: Iterable[Label], num_bytes: int) -> dict[Role, Label]:
+    """Of each role, the label whose tensor fills most of the block.
+
+    Of several alike it is the first: a module's output is often its caller's too.
+    """
+    labels: dict[Role, Label] = {}
+    for label in said:
+        known = labels.setdefault(label.role, label)
+        if known.num_bytes < min(label.num_bytes, num_bytes):
+            labels[label.role] = label
+    return labels
+
+
+def _as_saved(labels: Mapping[Role, Label]) -> Label | None:
+    """What a node saved, unless that is a part of what a module had given back."""
+    saved, passing = labels.get(Role.SAVED), labels.get(Role.PASSING)
+    if passing and (saved is None or saved.num_bytes < passing.num_bytes):
+        return replace(passing, role=Role.SAVED)
+    return saved
 
 
 def components_of(held: Iterable[Held]) -> dict[str, int]:

@@ -51,9 +51,11 @@ class Label:
     name: str = ""
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
+    num_bytes: int = 0
+    """Of the tensor, which may be a part of its block or lie in several."""
 
     @classmethod
     def of(cls, tensor: torch.Tensor, role: Role, module: str, name: str) -> "Label":
         """With the tensor's shape and dtype."""
         dtype = str(tensor.dtype).removeprefix("torch.")
-        return cls(role, module, name, tuple(tensor.shape), dtype)
+        return cls(role, module, name, tuple(tensor.shape), dtype, tensor.nbytes)
