@@ -22,19 +22,20 @@ class Accuracy:
 
 
 @cache
-def accuracy() -> Accuracy:
-    """The shipped figures."""
+def accuracy(*, generates: bool = False) -> Accuracy:
+    """The shipped figures, of training or of generation."""
     import tomllib  # reading takes milliseconds; only an estimate needs it
 
-    file = files("memplan.profiles") / "accuracy" / "rehearsed.toml"
+    name = "evaluated" if generates else "rehearsed"
+    file = files("memplan.profiles") / "accuracy" / f"{name}.toml"
     data = tomllib.loads(file.read_text(encoding="utf-8"))
     data["torch"] = tuple(data["torch"])
     return Accuracy(**data)
 
 
-def band_of(allocated_bytes: int) -> Band:
+def band_of(allocated_bytes: int, *, generates: bool = False) -> Band:
     """Where the allocated peak lies if the worst errors seen so far are the worst."""
-    seen = accuracy()
+    seen = accuracy(generates=generates)
     return Band(
         low_bytes=int(allocated_bytes / (1 + max(seen.highest_error_fraction, 0))),
         high_bytes=round(allocated_bytes / (1 + min(seen.lowest_error_fraction, 0))),
@@ -44,9 +45,9 @@ def band_of(allocated_bytes: int) -> Band:
     )
 
 
-def fragmentation_line() -> str:
+def fragmentation_line(*, generates: bool = False) -> str:
     """What reserved memory was beyond the allocated peak."""
-    seen = accuracy()
+    seen = accuracy(generates=generates)
     median = seen.median_reserved_over_allocated - 1
     high = seen.ninth_decile_reserved_over_allocated - 1
     return (

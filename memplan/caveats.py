@@ -81,7 +81,7 @@ def _division(plan: TrainingPlan, stage: str) -> list[str]:
 
 def unsupported_of(plan: TrainingPlan) -> tuple[str, ...]:
     """What takes memory on the card, or may, and is not counted."""
-    lines = [fragmentation_line()]
+    lines = [fragmentation_line(generates=plan.generates)]
     if plan.model is None:
         return (
             "activations, temporary buffers and workspaces: a parameter count alone "

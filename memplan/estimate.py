@@ -198,7 +198,7 @@ def _band(plan: TrainingPlan, allocated_bytes: int) -> Band:
             high_bytes=allocated_bytes,
             basis="arithmetic on a parameter count, or a convention: no measurement",
         )
-    return band_of(allocated_bytes)
+    return band_of(allocated_bytes, generates=plan.generates)
 
 
 def _torch_states(plan: TrainingPlan) -> ModelStates:

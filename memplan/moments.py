@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from memplan.report import Components, PhaseMemory
-from memplan.step import Step
+from memplan.step import Held, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +36,16 @@ def moments_of(step: Step, workspace_bytes: int) -> list[Moment]:
         states_requested = states.requested_bytes
         states_blocks = states.block_bytes
         left = step.left_gradients
-        fixed_requested = (
-            step.weights.requested_bytes
-            + step.averaged_weights.requested_bytes
-            + step.buffers.requested_bytes
-            + workspace_bytes
-        )
         fixed_blocks = (
-            step.weights.block_bytes
-            + step.averaged_weights.block_bytes
+            step.weights.and_(step.averaged_weights).block_bytes
             + step.buffers.block_bytes
             + workspace_bytes
         )
         for phase in step.phases:
             at, end = phase.peak.at, phase.end
             gradients = at.gradient_bytes + left.requested_bytes
-            blocks = left.block_bytes
+            cache = step.cache if phase is step.phases[-1] else Held()
+            blocks = left.block_bytes + cache.block_bytes
             allocated = fixed_blocks + states_blocks + blocks + at.block_bytes
             moments.append(
                 _moment(
@@ -64,10 +58,10 @@ def moments_of(step: Step, workspace_bytes: int) -> list[Moment]:
                     gradients=gradients,
                     optimizer_states=states_requested,
                     activations=at.saved_bytes,
-                    temporary=fixed_requested
-                    - step.weights.requested_bytes
-                    - step.averaged_weights.requested_bytes
+                    temporary=step.buffers.requested_bytes
+                    + workspace_bytes
                     + at.temporary_bytes,
+                    cache=cache.requested_bytes,
                 )
             )
         if step.phases[-1].name != "backward":
@@ -108,10 +102,11 @@ def _moment(
     optimizer_states: int,
     activations: int,
     temporary: int,
+    cache: int = 0,
 ) -> Moment:
     """A moment whose temporary buffers take in the rounding of blocks."""
     weights = step.weights.requested_bytes
-    functional = step.averaged_weights.requested_bytes
+    functional = step.averaged_weights.requested_bytes + cache
     requested = (
         weights + gradients + optimizer_states + activations + temporary + functional
     )

@@ -86,6 +86,8 @@ class Step:
     buffers: Held
     """The batch, and what sharding keeps through the whole step."""
     averaged_weights: Held
+    cache: Held
+    """Keys and values of a generation, there in the last phase alone."""
     phases: tuple[Phase, ...]
     assumptions: tuple[str, ...] = ()
     """What sharding takes for granted."""
@@ -297,7 +299,7 @@ def _sized(
 ) -> Step:
     """Sum what stands still, as this rank holds it."""
     gradients_exist = plan.gradient_accumulation_steps > 1
-    averaged = Held()
+    averaged = cache = Held()
     weights = Held().with_all(sharder.weights(parameters))
     gradients = Held().with_all(sharder.gradients(parameters))
     left = Held().with_all(sharder.left_gradients(parameters, gradients_exist))
@@ -307,16 +309,11 @@ def _sized(
         for parameter in trained(parameters):
             averaged = averaged.plus(4 * parameter.num_elements, parameter.count)
     if plan.generates:
-        cache_item = ITEM_BYTES[AUTOCAST_DTYPE.get(plan.precision, "fp32")]
-        if plan.quantization != "none":
-            # A quantized layer gives what it was given: of a norm, fp32.
-            cache_item = 4
-        if plan.precision in ("bf16-pure", "fp16-master"):
-            cache_item = 2
+        cache_item = _cache_item_bytes(plan, model)
         assert model.family.kv_bytes_per_token is not None
         per_token = model.family.kv_bytes_per_token(model.config, cache_item)
         tokens = batch.seq_len + plan.max_new_tokens
-        averaged = averaged.plus(per_token * tokens * batch.size)
+        cache = cache.plus(per_token * tokens * batch.size)
         gradients = left = Held()
     states = temporaries = masters = Held()
     if plan.workload == "train" and not plan.offload_optimizer:
@@ -339,10 +336,26 @@ def _sized(
         optimizer_temporaries=temporaries,
         buffers=buffers,
         averaged_weights=averaged,
+        cache=cache,
         phases=tuple(tape.phases),
         assumptions=sharder.assumptions(),
         unsupported=sharder.unsupported(parameters) + model.family.unsupported,
     )
+
+
+def _cache_item_bytes(plan: TrainingPlan, model: Model) -> int:
+    """Of a key or value as it is kept.
+
+    Linear layers give what autocast says; quantized ones what they were given by a
+    norm, which autocast makes fp32, but for that of T5: it is no operator of PyTorch.
+    """
+    if plan.precision in ("bf16-pure", "fp16-master"):
+        return 2
+    if plan.quantization == "none":
+        return ITEM_BYTES[AUTOCAST_DTYPE.get(plan.precision, "fp32")]
+    is_t5 = "target_tokens" in model.family.inputs
+    stored = plan.frozen_dtype or model.frozen_dtype or "fp32"
+    return ITEM_BYTES[stored] if is_t5 else 4
 
 
 def _as_updated(plan: TrainingPlan, updated: list[Parameter]) -> list[Parameter]:

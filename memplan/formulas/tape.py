@@ -381,9 +381,11 @@ class Tape:
             self.gathering.use_weight(self, self.parameters[full_name])
         return Weight(self, full_name, shape, stored, edge)
 
-    def unused_weight(self, name: str, shape: Shape) -> None:
+    def unused_weight(
+        self, name: str, shape: Shape, *, is_linear: bool = False
+    ) -> None:
         """A parameter of a branch that is there and not taken."""
-        weight = self.weight(name, shape)
+        weight = self.weight(name, shape, is_linear=is_linear)
         known = self.parameters[weight.name]
         self.parameters[weight.name] = replace(known, is_used=False)
 

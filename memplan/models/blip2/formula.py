@@ -76,6 +76,8 @@ def captioning_loss(
         query_output = flat_part(t, qformer_outputs, config.num_query_tokens)
     image_features = linear(t, "language_projection", query_output, config.text.d_model)
     del query_output
+    if not batch.has_labels:
+        t.end_phase("pictures")
     with t.scope("language_model"):
         shared = shared_table(t, config.text)
         inputs_embeds = embedding(t, shared, (batch.size, batch.seq_len))

@@ -222,4 +222,4 @@ class Layer:
             ("output.LayerNorm.weight", (D,)),
             ("output.LayerNorm.bias", (D,)),
         ):
-            t.unused_weight(name, shape)
+            t.unused_weight(name, shape, is_linear=".dense." in name)

@@ -29,6 +29,8 @@ def batch_bytes(config: FlamingoConfig, batch: Batch) -> int:
 def forward(t: Tape, config: FlamingoConfig, batch: Batch) -> Tensor:
     """`Flamingo.forward` with labels: the loss."""
     media = visual_tokens(t, config, batch)
+    if not batch.has_labels:
+        t.end_phase("pictures")
     with t.scope("lang_encoder"):
         hidden_states, logits = language_model(
             t,

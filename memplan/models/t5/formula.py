@@ -72,6 +72,8 @@ def seq2seq(
     """
     encoder_last_hidden_state = encoder(t, config, inputs_embeds)
     del inputs_embeds
+    if not batch.has_labels:
+        t.end_phase("prompt")
     shape = (batch.size, target_len(batch))
     decoder_input_ids = t.tensor(shape, "int64")
     decoder_last_hidden_state = decoder(
