@@ -57,7 +57,7 @@ def write_sample(
         asked = random.randrange(len(colors))
         record = {
             "input_text": interconnected_images(
-                f"What color is {PROXIES[asked]}?", len(colors)
+                f"Color of {PROXIES[asked]}?", len(colors)
             ),
             "input_image": paths,
             "output_text": colors[asked],
