@@ -86,6 +86,7 @@ def _launch(run: VirtualRun, say: Say) -> tuple[Outcome, tuple[str, ...]]:
         total_bytes=run.total_bytes,
         context_bytes=run.context_bytes,
         environ=environ,
+        say=say,
     )
     if not run.is_quiet:
         for warning in virtual.warnings:

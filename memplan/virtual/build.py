@@ -5,6 +5,7 @@ What they are made of names their folder in the cache. How they are made is in
 """
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from memplan.virtual.cache import Kept, cache_folder, is_intact, keep
@@ -15,8 +16,15 @@ GENERATOR = ("generate", "defaults", "exports", "libraries")
 """The modules that decide what is generated and how it is compiled."""
 
 
-def built(build: TorchBuild, source: Path = SOURCE) -> Kept:
+def built(
+    build: TorchBuild,
+    source: Path = SOURCE,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+) -> Kept:
     """The folder of the libraries for `build`, built where they are not yet.
+
+    `say` is told before that, as it takes some seconds.
 
     Raises:
         VirtualDeviceError: there is no compiler, or it fails.
@@ -25,6 +33,7 @@ def built(build: TorchBuild, source: Path = SOURCE) -> Kept:
     def make(folder: Path) -> None:
         from memplan.virtual.generate import generate
 
+        say(f"Building the virtual card for torch {build.torch}, once.")
         generate(build, source, folder)
 
     return keep(key_of(build, source), make)

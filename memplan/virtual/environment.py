@@ -5,7 +5,7 @@ Nothing here imports torch: it is the program's, in an interpreter of its own.
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +41,13 @@ def virtual_environment(
     copy_limit_bytes: int = COPY_LIMIT_BYTES,
     addresses: str = "down",
     environ: Mapping[str, str] = os.environ,
+    say: Callable[[str], None] = lambda line: None,
 ) -> VirtualEnvironment:
     """The variables with which programs of the interpreter `python` see virtual cards.
 
     `python` is None for the interpreter that runs memplan; `environ` is the environment
     that the variables will be added to. `CUDA_VISIBLE_DEVICES` acts as it always does.
+    `say` is told what takes long.
 
     Raises:
         VirtualDeviceError: torch, the machine or the compiler cannot do it.
@@ -62,7 +64,7 @@ def virtual_environment(
         copy_limit_bytes=copy_limit_bytes,
         addresses=addresses,
     )
-    kept = built(build)
+    kept = built(build, say=say)
     preloaded = [str(kept.folder / real.soname) for real in build.libraries]
     variables = {
         "LD_PRELOAD": _joined(*preloaded, environ.get("LD_PRELOAD")),

@@ -67,6 +67,14 @@ def test_every_library_is_there_under_its_soname(world):
     assert not (kept.folder / "work").exists()
 
 
+def test_it_is_said_when_it_takes_a_while_and_only_then(world):
+    said = []
+    for _ in range(2):
+        built(torch_of(world), world / "source", say=said.append)
+    [line] = said
+    assert line.startswith("Building the virtual card for torch ")
+
+
 # In a process of its own: a library that is loaded once is not loaded again.
 CALLS = """
     import ctypes, sys
