@@ -26,6 +26,7 @@ FAKE_CORE = """
 #include "device.h"
 #include <string.h>
 void vd_fill(void *to, int byte, size_t bytes) { memset(to, byte, bytes); }
+void vd_compute_on(void *stream) { (void)stream; }
 long vd_default(const char *function, int compute) { return function && compute < 0; }
 int cudaRuntimeGetVersion(int *version) { *version = VD_RUNTIME_VERSION; return 0; }
 """
