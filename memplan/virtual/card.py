@@ -86,7 +86,7 @@ libcudacxx/include/cuda/__device/arch_traits.h. The five of the card: deviceQuer
 P100-PCIE, GTX 1080 Ti, V100-SXM2, T4, A100-SXM4-80GB, RTX 3090, RTX 4090, H100 80GB
 HBM3 and RTX 5090 as their owners published it; for B200 and B300 NVIDIA's data sheets,
 their L2 not confirmed by a deviceQuery. No allocation of PyTorch's own depends on these
-five; cuDNN is told of L2 and clocks, and was never seen to answer otherwise for them
+five; cuDNN is told of L2 and clocks, and ranks its engines by the memory clock
 (docs/virtual-device.md).
 """
 
