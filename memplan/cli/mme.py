@@ -115,7 +115,7 @@ def run(
 
         used = usable_device(device)
         answerer = load_answerer(found, plan, used)
-        with _progress(benchmark) as progress:
+        with _progress(benchmark) as progress, _told_of_the_rest(out):
             evaluate(
                 benchmark, answerer, journal, batch_size=batch_size, progress=progress
             )
@@ -180,6 +180,17 @@ def _progress(benchmark: "Mapping[str, Sequence[Question]]") -> "Iterator[Progre
                 console.print(f"{task}: {num_answered} questions answered")
 
         yield progress
+
+
+@contextmanager
+def _told_of_the_rest(out: Path) -> Iterator[None]:
+    """A run that is ended from outside says how it goes on."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        message = f"Ended. Answers so far are in {out}: the same command goes on."
+        typer.echo(message, err=True)
+        raise
 
 
 def _check_libraries(quantization: str) -> None:

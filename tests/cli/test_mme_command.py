@@ -123,6 +123,7 @@ def answers_in(folder):
     return {file.name: file.read_bytes() for file in folder.glob("*.txt")}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # warnings of the libraries
 def test_a_run_that_was_killed_has_the_answers_of_an_unbroken_one(
     memplan, checkpoint, data, tmp_path

@@ -123,6 +123,22 @@ def test_a_quantized_system_has_the_weights_of_its_checkpoint(
     assert (restored - weight).norm() < 0.15 * weight.norm()
 
 
+@pytest.mark.parametrize("name", ["mmicl-tiny", "openflamingo-tiny"])
+def test_a_checkpoint_of_a_training_run_is_one(name, folders, tmp_path):
+    """As accelerate leaves it, with the other files beside it."""
+    accelerate = pytest.importorskip("accelerate", reason="it saves the run")
+    import shutil
+
+    module = answerer_of(name, folders).module
+    accelerator = accelerate.Accelerator(cpu=True)
+    accelerator.prepare(module)
+    accelerator.save_state(str(tmp_path / name))
+    for file in (folders / name).glob("*.json"):
+        shutil.copy(file, tmp_path / name)
+    answers = answerer_of(name, tmp_path).answer(IMAGES, QUESTIONS)
+    assert answers == answerer_of(name, folders).answer(IMAGES, QUESTIONS)
+
+
 def test_a_head_that_is_a_table_stays_so_when_built_empty():
     from memplan.runner.training.weights import empty_parameters, materialise
 
