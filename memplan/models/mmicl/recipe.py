@@ -20,6 +20,8 @@ from memplan.runner.training.fitting import Recipe, Source
 from memplan.runner.training.trainable import freeze, trained_parameters
 
 LEARNING_RATE = 1e-4
+LEARNING_RATES = {"stage-1": 5e-5}
+"""Of stages whose scripts have another (`*_qformer_projection.sh`)."""
 WEIGHT_DECAY = 5e-4
 WARMUP_FRACTION = 0.2
 MAX_GRAD_NORM = 1.0
@@ -35,7 +37,7 @@ def recipe(
     model: Model,
     stage: str,
     num_steps: int,
-    learning_rate: float = LEARNING_RATE,
+    learning_rate: float | None = None,
 ) -> Recipe:
     """Let a stage's parameters train, and say how they move.
 
@@ -44,14 +46,16 @@ def recipe(
         model: its preset, which names the stages.
         stage: `stage-1`, `stage-2-qv`, or another trainable set of the preset.
         num_steps: updates of the stage; a fifth of them are its warmup.
-        learning_rate: after the warmup.
+        learning_rate: after the warmup; by default that of the published scripts.
 
     Raises:
         UnknownNameError: the preset has no such stage.
     """
     freeze(TrainingPlan(model=model.name, trainable=stage), model, module)
     optimizer = torch.optim.AdamW(
-        trained_parameters(module), lr=learning_rate, weight_decay=WEIGHT_DECAY
+        trained_parameters(module),
+        lr=learning_rate or LEARNING_RATES.get(stage, LEARNING_RATE),
+        weight_decay=WEIGHT_DECAY,
     )
     num_warmup = int(WARMUP_FRACTION * num_steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -194,6 +194,15 @@ def test_a_fifth_of_a_stage_is_its_warmup_and_all_is_decayed(new_model):
     assert rates[-1] == 1e-4
 
 
+def test_each_stage_has_the_rate_of_its_script(new_model):
+    model = new_model()
+    rates = [
+        recipe(model, TINY, stage, 1).optimizer.defaults["lr"]
+        for stage in ("stage-1", "stage-2-qv", "stage-2-cross-qv")
+    ]
+    assert rates == [5e-5, 1e-4, 1e-4]
+
+
 def test_a_stage_that_is_not_there_is_named(new_model):
     with pytest.raises(UnknownNameError, match="stage-7"):
         recipe(new_model(), TINY, "stage-7", 100)
