@@ -73,7 +73,9 @@ def plans(draw, wanted=None, **fixed):
         "attn_implementation": draw(st.sampled_from(("auto", "eager", "math"))),
         "max_grad_norm": draw(st.sampled_from((0.0, 1.0))),
         "ema": draw(st.booleans()),
-        "workload": draw(st.sampled_from(("train", "train", "train", "generate"))),
+        "workload": draw(
+            st.sampled_from(("train", "train", "train", "generate", "mme"))
+        ),
         "gpu": draw(st.sampled_from(CARDS)),
         "torch": draw(st.sampled_from(("2.9", "2.14"))),
     }

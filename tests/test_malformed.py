@@ -185,7 +185,9 @@ FIELD_VALUES = st.one_of(
     st.integers(-(2**50), 2**50),
     st.floats(),
     st.text(max_size=12),
-    st.sampled_from(["lora", "all", "nf4", "int8", "fp32", "bf16-pure", "generate"]),
+    st.sampled_from(
+        ["lora", "all", "nf4", "int8", "fp32", "bf16-pure", "generate", "mme"]
+    ),
 )
 
 
