@@ -10,7 +10,7 @@ as many as a picture has visual tokens:
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -139,8 +139,13 @@ class Prompts:
     def encode_answer(self, text: str) -> list[int]:
         return self._ids(text, truncation=True, max_length=LABEL_MAX_LENGTH)
 
-    def decode(self, token_ids: Any) -> str:
-        return self.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """An answer without special tokens, and without space around it.
+
+        The table has more rows than the tokenizer has tokens: those stand for nothing.
+        """
+        known = [int(i) for i in token_ids if i < len(self.tokenizer)]
+        return self.tokenizer.decode(known, skip_special_tokens=True).strip()
 
     def _ids(self, text: str, **options: Any) -> list[int]:
         ids: list[int] = self.tokenizer(text, **options)["input_ids"]

@@ -44,6 +44,7 @@ class Characters:
         return {"input_ids": [*kept, 1]}
 
     def decode(self, token_ids, skip_special_tokens):
+        assert all(i < len(self) for i in token_ids)
         return "".join(chr(i) for i in token_ids if 1 < i < self.size)
 
 
@@ -112,6 +113,11 @@ def test_long_answers_are_cut_at_128_tokens():
 def test_answers_are_read_without_special_tokens_and_space():
     prompts = Prompts(Characters(), 32, 32128)
     assert prompts.decode([0, ord(" "), ord("n"), ord("o"), 1, 0]) == "no"
+
+
+def test_rows_of_the_table_that_are_no_tokens_are_not_read():
+    prompts = Prompts(Characters(), 32, 32128)
+    assert prompts.decode([0, ord("n"), 32127, ord("o"), 1]) == "no"
 
 
 def test_a_table_without_rows_for_the_new_tokens_is_refused():
