@@ -165,7 +165,9 @@ def test_a_plan_trains(name, ready):
     assert all(p.grad is None for p in module.parameters())
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "t5", "blip2", "mmicl"])
+@pytest.mark.parametrize(
+    "name", ["llama", "gpt2", "t5", "blip2", "mmicl", "openflamingo"]
+)
 def test_a_plan_generates_as_many_tokens_as_it_asks_for(name, ready, monkeypatch):
     model, fields = CASES.get(name, (GPT2, SEQ_LENS))
     plan, found, module, accelerator = ready(
@@ -175,7 +177,7 @@ def test_a_plan_generates_as_many_tokens_as_it_asks_for(name, ready, monkeypatch
     inner = getattr(module, "language_model", module)
     inner.register_forward_hook(lambda *_: calls.append(1))
     generate(plan, found, module, accelerator.device)
-    is_encoded = name not in ("llama", "gpt2")
+    is_encoded = name not in ("llama", "gpt2", "openflamingo")
     assert len(calls) == 3 + (not is_encoded)
     assert not module.training
 
