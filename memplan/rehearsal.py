@@ -132,7 +132,11 @@ def report_of(capture: Capture, subject: Subject) -> MemoryReport:
             high_bytes=peak.allocated_bytes,
             basis=BASIS,
         ),
-        assumptions=(*subject.assumptions, *_assumptions(capture)),
+        assumptions=(
+            *subject.assumptions,
+            *_assumptions(capture),
+            *(_reads(capture) if subject.plan is None else ()),
+        ),
         unsupported=_unsupported(capture["unsupported"]),
         num_gpus=capture["world_size"],
         rank=capture["rank"],
@@ -304,6 +308,16 @@ def _assumptions(capture: Capture) -> list[str]:
             "times: the card is nearly full"
         )
     return lines
+
+
+def _reads(capture: Capture) -> list[str]:
+    """That a program of the user's may have decided by values."""
+    return [
+        f"the program read values of the card {_times(read['count'])}, first at "
+        f"{read['line'] or 'a line of no file'}: what kernels compute reads as 0, and "
+        "what it decides by that may differ on a card"
+        for read in capture["unsupported"].get("reads", ())
+    ]
 
 
 def _unsupported(seen: Mapping[str, Any]) -> tuple[str, ...]:

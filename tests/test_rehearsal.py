@@ -102,6 +102,14 @@ def test_what_the_card_does_not_play_is_named():
     assert "once" in cufft
 
 
+def test_a_program_that_reads_values_is_told_what_it_read():
+    read = {"count": 2, "line": "train.py:31 main"}
+    made = report(unsupported={"operators": [], "reads": [read], "calls": []})
+    assert made.unsupported == ()
+    (said,) = [line for line in made.assumptions if "read values" in line]
+    assert "2 times, first at train.py:31 main" in said
+
+
 def test_fewer_than_three_steps_are_an_assumption():
     assert not any("training step" in line for line in report().assumptions)
     made = report(steps=CAPTURE["steps"][:1], ended="finished")
