@@ -83,9 +83,10 @@ class Mic:
         self.max_pictures = max_pictures
         self.max_tokens = max_tokens
         self._processor = image_processor(image_size)
-        self.records = Usable(read_json_lines(file), parse, policy)
-        """Says how many records were skipped, and why."""
-        read = list(self.records)
+        usable = Usable(read_json_lines(file), parse, policy)
+        read = list(usable)
+        self.skipped = usable.skipped
+        """How many records were skipped, by what was wrong."""
         self.examples = [e for e in read if len(e.content.pictures) <= MAX_PICTURES]
         self.num_left_out = len(read) - len(self.examples)
         """Records with too many pictures."""

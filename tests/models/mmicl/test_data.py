@@ -1,6 +1,7 @@
 """MIC on disk: what is read, drawn and collated, and what is wrong with the rest."""
 
 import json
+import pickle
 from random import Random
 
 import pytest
@@ -62,6 +63,12 @@ def test_a_record_becomes_prompt_pictures_and_answer(file, read, prompts):
 def test_the_path_of_a_single_picture_needs_no_list(file, read):
     rewrite(file, 1, **with_pictures(1) | {"input_image": "./pictures/0-0.png"})
     assert len(read(file, max_exemplars=0).draw(0, Random(0)).pixel_values) == 1
+
+
+def test_workers_of_any_kind_can_be_given_the_records(file, read):
+    mic = read(file)
+    again = pickle.loads(pickle.dumps(mic))
+    assert again.draw(0, Random(0)).input_ids == mic.draw(0, Random(0)).input_ids
 
 
 def test_pictures_may_lie_in_another_folder(file, read, tmp_path):
@@ -144,7 +151,7 @@ def test_a_bad_record_is_named_or_skipped_and_counted(file, read, fields, proble
         read(file)
     mic = read(file, policy=Policy.SKIP)
     assert len(mic) == 9
-    assert mic.records.skipped.total() == 1
+    assert mic.skipped.total() == 1
 
 
 def test_a_line_that_is_not_json_is_named(file, read):
