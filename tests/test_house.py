@@ -22,6 +22,7 @@ FLOORS = {
     "data": 2,
     "mme": 2,
     "models": 2,
+    "recipes": 2,
     "runner": 2,
     "virtual": 2,
     "accuracy": 3,
@@ -50,15 +51,30 @@ def room(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_room_imports_only_from_its_floor_and_below(path):
-    if room(path) in ("__init__", "__main__"):
-        return
+def rooms_imported(path):
+    """The rooms that a module imports from."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             parts = node.module.split(".")
             if parts[0] == "memplan" and len(parts) > 1 and parts[1] != "profiles":
-                assert FLOORS[parts[1]] <= FLOORS[room(path)], node.module
+                yield parts[1]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_room_imports_only_from_its_floor_and_below(path):
+    if room(path) not in ("__init__", "__main__"):
+        for other in rooms_imported(path):
+            assert FLOORS[other] <= FLOORS[room(path)], other
+
+
+SECOND_FLOOR = ("data", "virtual", "models", "runner", "recipes", "mme")
+
+
+@pytest.mark.parametrize("name", SECOND_FLOOR)
+def test_rooms_of_the_second_floor_stand_in_a_row(name):
+    later = set(SECOND_FLOOR[SECOND_FLOOR.index(name) + 1 :])
+    for path in (PACKAGE / name).rglob("*.py"):
+        assert not later.intersection(rooms_imported(path)), path
 
 
 def test_packages_are_those_of_the_tree():

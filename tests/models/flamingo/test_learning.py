@@ -17,7 +17,7 @@ from memplan.models.flamingo.data import MMC4, Collate  # noqa: E402
 from memplan.models.flamingo.generation import Search, generate  # noqa: E402
 from memplan.models.flamingo.miniature import COLORS, write_sample  # noqa: E402
 from memplan.models.flamingo.prompts import Chunk  # noqa: E402
-from memplan.models.flamingo.recipe import mixture, recipe  # noqa: E402
+from memplan.recipes.flamingo import mixture, recipe  # noqa: E402
 from memplan.runner.training.fitting import Fitting, make_accelerator  # noqa: E402
 
 NUM_STEPS = {"openflamingo-tiny": 60, "flamingo-tiny": 90}

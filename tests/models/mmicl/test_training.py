@@ -20,7 +20,7 @@ from memplan.models.mmicl.miniature import (  # noqa: E402
     COLORS,
     write_sample,
 )
-from memplan.models.mmicl.recipe import (  # noqa: E402
+from memplan.recipes.mmicl import (  # noqa: E402
     STAGES,
     WEIGHT_DECAY,
     recipe,

@@ -31,13 +31,13 @@ from memplan.models.pe_net.detection import (  # noqa: E402
 from memplan.models.pe_net.evaluation import evaluate  # noqa: E402
 from memplan.models.pe_net.generated import VOCABULARY, draw_scenes  # noqa: E402
 from memplan.models.pe_net.pairs import sample_detected_pairs  # noqa: E402
-from memplan.models.pe_net.recipe import freeze_detector  # noqa: E402
 from memplan.models.pe_net.scenes import usable_scenes  # noqa: E402
 from memplan.models.pe_net.suppression import box_overlaps  # noqa: E402
 from memplan.models.pe_net.visual_genome import (  # noqa: E402
     VisualGenome,
     write_visual_genome,
 )
+from memplan.recipes.pe_net import freeze_detector  # noqa: E402
 
 IMAGE_SIZE = 85
 """Of drawn scenes, which are not resized."""

@@ -23,16 +23,16 @@ from memplan.models.pe_net.evaluation import (  # noqa: E402
 )
 from memplan.models.pe_net.frequency import FrequencyBaseline  # noqa: E402
 from memplan.models.pe_net.generated import VOCABULARY, draw_scenes  # noqa: E402
-from memplan.models.pe_net.recipe import (  # noqa: E402
-    BATCH_SIZE,
-    recipe,
-    source,
-    start_from_detector,
-)
 from memplan.models.pe_net.scenes import usable_scenes  # noqa: E402
 from memplan.models.pe_net.visual_genome import (  # noqa: E402
     VisualGenome,
     write_visual_genome,
+)
+from memplan.recipes.pe_net import (  # noqa: E402
+    BATCH_SIZE,
+    recipe,
+    source,
+    start_from_detector,
 )
 from memplan.runner.training.fitting import (  # noqa: E402
     Fitting,

@@ -11,7 +11,7 @@ pytest.importorskip("transformers")
 from memplan.formulas.setting import Batch  # noqa: E402
 from memplan.models import find_model  # noqa: E402
 from memplan.models.pe_net import module  # noqa: E402
-from memplan.models.pe_net.recipe import (  # noqa: E402
+from memplan.recipes.pe_net import (  # noqa: E402
     freeze_detector,
     make_optimizer,
     make_schedule,

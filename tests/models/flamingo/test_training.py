@@ -14,7 +14,7 @@ import small_flamingo  # noqa: E402
 from memplan.data.loading import Loading  # noqa: E402
 from memplan.models.flamingo.data import MMC4, PAIRS  # noqa: E402
 from memplan.models.flamingo.miniature import write_sample  # noqa: E402
-from memplan.models.flamingo.recipe import MIXTURES, mixture, recipe  # noqa: E402
+from memplan.recipes.flamingo import MIXTURES, mixture, recipe  # noqa: E402
 from memplan.runner.training.fitting import Fitting, make_accelerator  # noqa: E402
 
 NAMES = ["openflamingo-tiny", "flamingo-tiny"]
