@@ -47,6 +47,9 @@ COMMANDS = {
     "catches": "--gpu-memory 24GiB -- python catches_oom.py",
     "gan": "-- python two_optimizers.py",
     "teacher": "-- python ema_teacher.py",
+    "flamingo": "--gpu h100-80gb -- python multimodal_recipe.py openflamingo-3b",
+    "mmicl": "--gpu h100-80gb -- python multimodal_recipe.py mmicl-flan-t5-xl",
+    "pe-net": "--gpu h100-80gb -- python multimodal_recipe.py pe-net-vg150",
 }
 NEEDS = {
     "trainer": "transformers",
@@ -57,11 +60,15 @@ NEEDS = {
     "resnet": "torchvision",
     "vit": "timm",
     "detection": "torchvision",
+    "flamingo": "transformers",
+    "mmicl": "transformers",
+    "pe-net": "h5py",
     **dict.fromkeys(("deepspeed 1", "deepspeed 2", "deepspeed 3"), "deepspeed"),
     "offload": "deepspeed",
 }
 UNSUPPORTED = {
     "detection": {"aten::nonzero"},
+    "mmicl": {"aten::masked_select"},  # the backward pass of masked_scatter
     # DeepSpeed splits a group for itself: how many ranks are in it only they know.
     "deepspeed 1": {"ncclCommSplit"},
     "deepspeed 2": {"ncclCommSplit"},
@@ -259,6 +266,24 @@ class TestOneProcess:
         (evaluation, *_) = report["marked"]
         assert evaluation["name"] == "evaluation"
         assert evaluation["peak_allocated_bytes"] > report["peak"]["allocated_bytes"]
+
+    def test_the_recipe_of_flamingo_takes_a_batch_of_each_dataset(self, report_of):
+        phases = phases_of(report_of("flamingo"), 3)
+        assert phases.count("backward") == 2
+        assert phases.count("optimizer") == 1
+        trained = 1_046_992_944
+        assert report_of("flamingo")["model"]["trainable_parameters"] == trained
+
+    def test_the_recipe_of_mmicl_trains_queries_and_values(self, report_of):
+        report = report_of("mmicl")
+        trained = 404_228_096
+        assert report["model"]["trainable_parameters"] == trained
+        assert report["components"]["optimizer_states"] == 2 * 2 * trained
+
+    def test_the_recipe_of_pe_net_trains_the_relation_head(self, report_of):
+        report = report_of("pe-net")
+        assert report["model"]["parameters"] == 411_174_795
+        assert report["model"]["trainable_parameters"] == 249_436_868
 
 
 # ---- one rank of many ----
