@@ -129,10 +129,8 @@ def test_what_the_program_leaves_running_is_ended(tmp_path):
 
 
 PARENT = """
-    import signal, sys
+    import sys
     from memplan.runner.launch import Program, launch
-    # Tests that a shell runs in the background would hand down that it is ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     launch(Program(command=tuple(sys.argv[1:]), environment={}))
 """
 FAMILY = """

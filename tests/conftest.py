@@ -1,0 +1,21 @@
+"""Order and signals of all tests."""
+
+import signal
+
+import pytest
+
+
+def pytest_configure():
+    """Hear Ctrl-C, and let what tests start hear it.
+
+    A shell starts what it runs in the background deaf to it, and that is inherited.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Files that have slow tests come after those that have none."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path in slow)
