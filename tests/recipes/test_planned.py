@@ -62,8 +62,12 @@ def test_batch_accumulation_precision_clipping_and_checkpointing_are_the_plans(
 
 @pytest.mark.parametrize(
     "fields",
-    [{"num_gpus": 2, "zero_stage": 2}, {"trainable": "lora"}, {"quantization": "int8"}],
+    [
+        {"num_gpus": 2, "zero_stage": 2},
+        {"trainable": "lora"},
+        {"trainable": "lora", "quantization": "int8"},
+    ],
 )
 def test_what_no_paper_did_is_refused(tmp_path, fields):
     with pytest.raises(PlanError, match="one whole copy"):
-        fitting(tmp_path, **({"trainable": "lora"} | fields))
+        fitting(tmp_path, **fields)
