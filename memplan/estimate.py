@@ -39,7 +39,7 @@ from memplan.report import (
     ModelSize,
     PeakMemory,
 )
-from memplan.savings import savings_of
+from memplan.savings import Need, savings_of
 from memplan.step import Step, trace_step
 from memplan.units import round_up
 
@@ -51,10 +51,30 @@ def estimate(plan: TrainingPlan) -> MemoryReport:
         MemplanError: the plan's model, card or version is unknown, or does not suit.
     """
     report = _estimate(plan)
-    savings = savings_of(
-        plan, report.peak.device_bytes, lambda other: _estimate(other).peak.device_bytes
-    )
+    savings = savings_of(plan, report.peak.device_bytes, needed_bytes)
     return replace(report, savings=savings)
+
+
+def needed_bytes(plan: TrainingPlan) -> int:
+    """What a plan takes on the device: of its estimate this alone.
+
+    Raises:
+        MemplanError: as `estimate`.
+    """
+    return _estimate(plan).peak.device_bytes
+
+
+def need_seen_from(plan: TrainingPlan, device_bytes: int) -> Need:
+    """Estimates of other plans, shifted by as much as that of this plan is off.
+
+    Args:
+        device_bytes: what this plan was seen to take.
+
+    Raises:
+        MemplanError: this plan has no estimate.
+    """
+    off_by = device_bytes - needed_bytes(plan)
+    return lambda other: needed_bytes(other) + off_by
 
 
 def _estimate(plan: TrainingPlan) -> MemoryReport:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from memplan.card import card_of, outside_allocator
 from memplan.errors import MemplanError, PlanError
-from memplan.estimate import estimate
+from memplan.estimate import need_seen_from
 from memplan.hardware import Gpu, custom_gpu, find_gpu
 from memplan.models import Model
 from memplan.models.workload import generation_of, lengths_of
@@ -193,12 +193,11 @@ def _rehearse(run: VirtualRun, say: Say) -> MemoryReport:
 
 def _with_savings(plan: TrainingPlan, report: MemoryReport) -> MemoryReport:
     """Tricks of a generation: estimated, and shifted by what its estimate was off."""
+    if not plan.generates:
+        return report
     device_bytes = report.peak.device_bytes
     try:
-        off_by = device_bytes - estimate(plan).peak.device_bytes
+        need = need_seen_from(plan, device_bytes)
     except MemplanError:  # a model that can be run, but has no formula
         return report
-    savings = savings_of(
-        plan, device_bytes, lambda other: estimate(other).peak.device_bytes + off_by
-    )
-    return replace(report, savings=savings)
+    return replace(report, savings=savings_of(plan, device_bytes, need))

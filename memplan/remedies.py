@@ -6,18 +6,16 @@ estimated, to see whether rehearsing it is worth the time.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from memplan.card import card_context, card_of
+from memplan.changes import CHANGES_ANSWERS, Fields, as_flags, less_exact
 from memplan.errors import MemplanError
-from memplan.estimate import estimate
+from memplan.estimate import need_seen_from
 from memplan.hardware import Gpu, all_gpus
 from memplan.plan import TrainingPlan
 from memplan.report import Remedy
 
 MOST_CARDS = 3
-CHANGES_ANSWERS = ("precision", "quantization")
-"""Fields of a plan that decide how exactly weights are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +63,26 @@ def likely_changes(plan: TrainingPlan, device_bytes: int) -> Iterator[Change]:
     The estimate of a change is shifted by as much as the estimate of this plan was off.
     """
     try:
-        off_by = device_bytes - estimate(plan).peak.device_bytes
+        need = need_seen_from(plan, device_bytes)
     except MemplanError:  # a model that can be run, but has no formula
         return
     for change in _single_changes(plan):
         try:
             changed = replace(plan, **change)
-            need = estimate(changed).peak.device_bytes + off_by
+            needed_bytes = need(changed)
         except MemplanError:  # the change does not go with the rest of the plan
             continue
-        if need <= card_of(plan).total_bytes:
+        if needed_bytes <= card_of(plan).total_bytes:
             kind = next(iter(change))
             yield Change(
                 changed,
-                _as_flags(change),
+                as_flags(change),
                 kind,
                 changes_answers=plan.generates and kind in CHANGES_ANSWERS,
             )
 
 
-def _single_changes(plan: TrainingPlan) -> Iterator[dict[str, Any]]:
+def _single_changes(plan: TrainingPlan) -> Iterator[Fields]:
     """From those that change the least of the training to those that change most."""
     if plan.generates:
         yield from _changes_of_a_generation(plan)
@@ -115,24 +113,10 @@ def _single_changes(plan: TrainingPlan) -> Iterator[dict[str, Any]]:
         yield {"quantization": "nf4"}
 
 
-def _changes_of_a_generation(plan: TrainingPlan) -> Iterator[dict[str, Any]]:
+def _changes_of_a_generation(plan: TrainingPlan) -> Iterator[Fields]:
     """Fewer answers at once, then weights that are stored less exactly."""
     batch, parts = plan.per_device_train_batch_size, 2
     while batch % parts == 0:
         yield {"per_device_train_batch_size": batch // parts}
         parts *= 2
-    if plan.precision != "bf16-pure":
-        yield {"precision": "bf16-pure"}
-    if plan.quantization == "none":
-        yield {"quantization": "int8"}
-    if plan.quantization != "nf4":
-        yield {"quantization": "nf4"}
-
-
-def _as_flags(change: dict[str, Any]) -> str:
-    words = []
-    for name, value in change.items():
-        words.append(f"--{name.replace('_', '-')}")
-        if value is not True:
-            words.append(str(value))
-    return " ".join(words)
+    yield from less_exact(plan)

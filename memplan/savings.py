@@ -7,8 +7,8 @@ shown without saying so.
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
+from memplan.changes import CHANGES_ANSWERS, Fields, as_flags, less_exact
 from memplan.errors import MemplanError
 from memplan.plan import TrainingPlan
 from memplan.report import Saving
@@ -22,7 +22,8 @@ def savings_of(plan: TrainingPlan, device_bytes: int, need: Need) -> tuple[Savin
     if not plan.generates or plan.model is None:
         return ()
     savings = []
-    for change, changes_answers, is_used in _tricks(plan):
+    for change, is_used in _tricks(plan):
+        field, value = next(iter(change.items()))
         try:
             other_bytes = need(replace(plan, **change))
         except MemplanError:  # the trick does not go with the rest of the plan
@@ -31,32 +32,23 @@ def savings_of(plan: TrainingPlan, device_bytes: int, need: Need) -> tuple[Savin
         if saved > 0:
             savings.append(
                 Saving(
-                    trick=_flag(plan if is_used else change, next(iter(change))),
+                    trick=as_flags({field: getattr(plan, field) if is_used else value}),
                     saved_bytes=saved,
                     device_bytes=device_bytes if is_used else other_bytes,
-                    changes_answers=changes_answers,
+                    changes_answers=field in CHANGES_ANSWERS,
                     is_used=is_used,
                 )
             )
     return tuple(savings)
 
 
-def _tricks(plan: TrainingPlan) -> Iterator[tuple[dict[str, Any], bool, bool]]:
-    """What to change in the plan, whether answers change, whether the plan has it."""
+def _tricks(plan: TrainingPlan) -> Iterator[tuple[Fields, bool]]:
+    """What to change in the plan, and whether that gives up what it has."""
     if plan.quantization != "none":
-        yield {"quantization": "none"}, True, True
+        yield {"quantization": "none"}, True
     if plan.precision not in ("fp32", "tf32"):
-        yield {"precision": "fp32"}, True, True
-    if plan.precision != "bf16-pure":
-        yield {"precision": "bf16-pure"}, True, False
-    if plan.quantization == "none":
-        yield {"quantization": "int8"}, True, False
-    if plan.quantization != "nf4":
-        yield {"quantization": "nf4"}, True, False
+        yield {"precision": "fp32"}, True
+    for change in less_exact(plan):
+        yield change, False
     if plan.per_device_train_batch_size > 1:
-        yield {"per_device_train_batch_size": 1}, False, False
-
-
-def _flag(source: Any, name: str) -> str:
-    value = source[name] if isinstance(source, dict) else getattr(source, name)
-    return f"--{name.replace('_', '-')} {value}"
+        yield {"per_device_train_batch_size": 1}, False

@@ -27,6 +27,7 @@ FLOORS = {
     "virtual": 2,
     "accuracy": 3,
     "card": 3,
+    "changes": 3,
     "caveats": 3,
     "moments": 3,
     "rank": 3,

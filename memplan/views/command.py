@@ -3,13 +3,8 @@
 import shlex
 from dataclasses import fields
 
+from memplan.changes import words_of
 from memplan.plan import TrainingPlan
-
-_FLAGS = {
-    "gpu_memory_bytes": "--gpu-memory",
-    "context_bytes": "--context-memory",
-    "headroom_fraction": "--headroom",
-}
 
 
 def command_of(plan: TrainingPlan, verb: str = "estimate") -> str:
@@ -21,11 +16,5 @@ def command_of(plan: TrainingPlan, verb: str = "estimate") -> str:
         value = getattr(plan, item.name)
         if item.name == "model" or (value == item.default and item.name != "gpu"):
             continue
-        flag = _FLAGS.get(item.name, f"--{item.name.replace('_', '-')}")
-        if value is True:
-            words.append(flag)
-        elif isinstance(value, tuple):
-            words += [flag, ",".join(value)]
-        else:
-            words += [flag, str(value)]
+        words += words_of(item.name, value)
     return shlex.join(words)
