@@ -23,6 +23,7 @@ from memplan.report import (
     PeakMemory,
     PhaseMemory,
 )
+from memplan.runner.settings import STEADY_STEPS
 from memplan.units import format_gib
 
 Capture = Mapping[str, Any]
@@ -37,12 +38,10 @@ _LEFT_OUT: Capture = {
     "holders": (),
     "retries": 0,
     "out_of_memory": None,
-    "unsupported": {"operators": (), "calls": ()},
+    "unsupported": {"operators": (), "reads": (), "calls": ()},
     "assumptions": (),
 }
 """What a process that never came to use the card leaves out."""
-STEADY_STEPS = 3
-"""With fewer, the last step may not be the steady one."""
 BASIS = (
     "PyTorch's own allocator on a virtual card, which plays of kernels, streams and "
     "driver what decides memory (docs/virtual-device.md); not measured on a card"
@@ -316,7 +315,7 @@ def _reads(capture: Capture) -> list[str]:
         f"the program read values of the card {_times(read['count'])}, first at "
         f"{read['line'] or 'a line of no file'}: what kernels compute reads as 0, and "
         "what it decides by that may differ on a card"
-        for read in capture["unsupported"].get("reads", ())
+        for read in capture["unsupported"]["reads"]
     ]
 
 

@@ -24,7 +24,7 @@ from memplan.rehearsal import Subject, out_of_memory_of, report_of
 from memplan.report import MemoryReport
 from memplan.requirements import check_requirements
 from memplan.runner.command import find_command
-from memplan.runner.launch import DEVICES_OF_A_NODE
+from memplan.runner.settings import DEVICES_OF_A_NODE, STEADY_STEPS
 from memplan.runner.training.refusals import check
 from memplan.savings import savings_of
 from memplan.shortage import with_need
@@ -36,7 +36,7 @@ def rehearse(
     plan: TrainingPlan,
     *,
     rank: int = 0,
-    steps: int = 3,
+    steps: int = STEADY_STEPS,
     snapshot: Path | None = None,
     require: Sequence[str] = (),
     say: Say = lambda line: None,
@@ -85,7 +85,7 @@ def rehearse_program(
     context_bytes: int | None = None,
     num_gpus: int | None = None,
     rank: int = 0,
-    steps: int = 3,
+    steps: int = STEADY_STEPS,
     snapshot: Path | None = None,
     require: Sequence[str] = (),
     headroom_fraction: float = 0.05,

@@ -25,6 +25,7 @@ from memplan.rehearsal import (
     out_of_memory_of,
 )
 from memplan.runner.launch import Outcome, Program, launch
+from memplan.runner.settings import STEADY_STEPS
 from memplan.virtual import virtual_environment
 
 LONGEST_ERROR = 120
@@ -47,7 +48,7 @@ class VirtualRun:
     context_bytes: int
     rank: int | None = None
     world_size: int | None = None
-    steps: int = 3
+    steps: int = STEADY_STEPS
     snapshot: Path | None = None
     total_bytes: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)

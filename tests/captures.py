@@ -120,6 +120,7 @@ CAPTURE = {
     "out_of_memory": None,
     "unsupported": {
         "operators": [{"name": "aten::nonzero", "count": 3, "line": "train.py:12 f"}],
+        "reads": [],
         "calls": [{"name": "cufftGetSize", "count": 1}],
     },
     "assumptions": ["labels were read as zero"],

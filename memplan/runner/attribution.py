@@ -39,8 +39,10 @@ SHARDING = (
 )
 """Files whose blocks gather, scatter and reduce."""
 MODULE_CALL = "torch/nn/modules/module.py"
-ENGINE = "torch/autograd/graph.py"
+"""What an operator within a sharded module's forward pass allocates is the module's."""
 CHECKPOINTING = ("torch/utils/checkpoint.py", "/activation_checkpointing/")
+ENGINE = "torch/autograd/graph.py"
+"""A checkpoint recomputes; the backward pass of what it made is no recomputation."""
 WORKSPACE_BYTES = (8_519_680, 32 << 20)
 """PyTorch's own choices (`CublasHandlePool.cpp`)."""
 
@@ -90,7 +92,7 @@ class Attribution:
         module = born.module
         if Role.BATCH in labels and born.phase not in (FORWARD, LOSS):
             return labels[Role.BATCH]
-        if _is_sharding(block.frames):
+        if _comes_from(block.frames, SHARDING, but_for=MODULE_CALL):
             return Label(Role.SHARDING, module, "buffer of sharding")
         if Role.CAST in labels:
             return labels[Role.CAST]
@@ -123,7 +125,7 @@ class Attribution:
         """Made again by a checkpoint, and kept for the functions that come next."""
         if self._place(block.born).phase != BACKWARD:
             return False
-        if not _is_in_recomputation(block.frames):
+        if not _comes_from(block.frames, CHECKPOINTING, but_for=ENGINE):
             return False
         starts = self._tags.node_starts
         index = bisect_right(starts, block.born)
@@ -164,20 +166,14 @@ def largest_holders(held: Iterable[Held]) -> list[dict[str, Any]]:
     groups: dict[tuple[Any, ...], list[Held]] = {}
     for one in held:
         label = one.label
-        line = line_of(one.block.frames) if label.role != Role.WORKSPACE else ""
+        # cuBLAS keeps its workspace for all to come, whichever line was the first.
+        line = "" if label.role is Role.WORKSPACE else line_of(one.block.frames)
         stack = NUMBER.sub("*", label.module)
         key = (label.role, stack, label.name, label.shape, label.dtype, line)
         groups.setdefault(key, []).append(one)
     holders = [_holder(key[1], key[-1], group) for key, group in groups.items()]
     holders.sort(key=lambda holder: -int(holder["bytes"]))
     return holders[:MOST_HOLDERS]
-
-
-def _line(one: Held) -> str:
-    """cuBLAS keeps its workspace for all to come, whichever line was the first."""
-    if one.label.role is Role.WORKSPACE:
-        return ""
-    return line_of(one.block.frames)
 
 
 def _holder(stack: str, line: str, group: Sequence[Held]) -> dict[str, Any]:
@@ -199,21 +195,11 @@ def _holder(stack: str, line: str, group: Sequence[Held]) -> dict[str, Any]:
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
 
 
-def _is_in_recomputation(frames: Sequence[Frame]) -> bool:
-    """Whether a checkpoint called it, and not the backward pass of what it made."""
+def _comes_from(frames: Sequence[Frame], files: Sequence[str], but_for: str) -> bool:
+    """Whether one of these files made it, with no call through `but_for` between."""
     for frame in frames:
-        if ENGINE in frame["filename"]:
+        if but_for in frame["filename"]:
             return False
-        if any(mark in frame["filename"] for mark in CHECKPOINTING):
-            return True
-    return False
-
-
-def _is_sharding(frames: Sequence[Frame]) -> bool:
-    """Whether sharding itself made a block, and not an operator within its forward."""
-    for frame in frames:
-        if MODULE_CALL in frame["filename"]:
-            return False
-        if any(mark in frame["filename"] for mark in SHARDING):
+        if any(mark in frame["filename"] for mark in files):
             return True
     return False

@@ -103,7 +103,7 @@ class History:
         block = blocks[index]
         return block if block.freed >= serial else None
 
-    def highest(self, since: int, until: int) -> "Moment":
+    def highest(self, since: int, until: int) -> Moment:
         """When most bytes were alive at once, from one number on and before another.
 
         Going back from the end, every birth is undone and every death too.
@@ -128,7 +128,7 @@ class History:
             return Moment(since, list(alive), None)
         return Moment(last.serial, list(alive), last.block)
 
-    def now(self) -> "Moment":
+    def now(self) -> Moment:
         """When the snapshot was taken."""
         return Moment(NEVER - 1, list(self.alive_now.values()), None)
 

@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from memplan.runner import supervise
+from memplan.runner.settings import STEADY_STEPS
 
 GRACE_S = 5
 """From Ctrl-C to the end of what has not ended by itself."""
 STDERR = 2
-DEVICES_OF_A_NODE = 8
-"""Cards of one machine: what a launcher of that many ranks starts on each."""
 
 _RUNNER = Path(__file__).parent
 
@@ -37,7 +36,7 @@ class Program:
     command: tuple[str, ...]
     environment: Mapping[str, str]
     """Beside that of this process: the card, the allocator's settings."""
-    steps: int = 3
+    steps: int = STEADY_STEPS
     is_virtual: bool = True
     rank: int | None = None
     """The rank that one process plays, of `world_size`; None: as the program says."""

@@ -4,7 +4,7 @@ import os
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -65,25 +65,29 @@ def line_of(frames: Sequence[Frame]) -> str:
 
 def line_here() -> str:
     """The line that this thread is in."""
-    frames = []
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        code = frame.f_code
-        frames.append(
-            {"filename": code.co_filename, "line": frame.f_lineno, "name": code.co_name}
-        )
-        frame = frame.f_back
-    return line_of(frames)
+    return line_of(
+        [
+            {
+                "filename": frame.f_code.co_filename,
+                "line": frame.f_lineno,
+                "name": frame.f_code.co_name,
+            }
+            for frame in _callers()
+        ]
+    )
 
 
 def is_called_in(filename: str) -> bool:
     """Whether this thread is in a function of a file."""
+    return any(frame.f_code.co_filename == filename for frame in _callers())
+
+
+def _callers() -> Iterator[FrameType]:
+    """The frames of this thread, innermost first."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_filename == filename:
-            return True
+        yield frame
         frame = frame.f_back
-    return False
 
 
 @cache

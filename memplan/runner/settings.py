@@ -5,6 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+STEADY_STEPS = 3
+"""The first makes the optimizer's states, so the second and third are alike: with fewer
+the last may not be the steady one."""
+
+DEVICES_OF_A_NODE = 8
+"""Cards of one machine, and so ranks on it, as launchers number them."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
@@ -12,7 +19,7 @@ class Settings:
 
     folder: Path
     """Where captures go."""
-    steps: int = 3
+    steps: int = STEADY_STEPS
     """How many training steps to run."""
     virtual: bool = True
     """Whether the card is the virtual one."""
@@ -28,7 +35,7 @@ class Settings:
         snapshot = data.get("snapshot")
         return cls(
             folder=Path(data["folder"]),
-            steps=data.get("steps", 3),
+            steps=data.get("steps", STEADY_STEPS),
             virtual=data.get("virtual", True),
             rank=data.get("rank"),
             world_size=data.get("world_size"),

@@ -7,11 +7,9 @@ from memplan.runner.attribution import Attribution, components_of, largest_holde
 from memplan.runner.counters import Reading
 from memplan.runner.history import NEVER, History
 from memplan.runner.phases import Stretch, Timeline
+from memplan.runner.settings import STEADY_STEPS
 from memplan.runner.tags import Tags
 from memplan.units import format_gib
-
-STEADY_STEPS = 3
-"""The first makes the optimizer's states, so the second and third are alike."""
 
 
 def peak_of(

@@ -22,9 +22,8 @@ import torch.distributed as dist
 
 from memplan.runner.imports import after_import
 from memplan.runner.peers import AnsweringStore, PeerlessGloo
+from memplan.runner.settings import DEVICES_OF_A_NODE
 
-DEVICES_OF_A_NODE = 8
-"""Ranks on one machine, as launchers number them."""
 SCHEMES = ("env", "tcp", "file")
 """Of `init_method`; a program waits for its peers in each of them."""
 LAUNCHER = "torch.distributed.launcher.api"
