@@ -57,11 +57,7 @@ def find_checkpoint(model: str, folder: Path | None = None) -> Checkpoint:
             hint="See `memplan models` for presets; nothing is downloaded.",
         )
     model_type = _model_type(path)
-    if model_type not in MODULES:
-        raise DataError(
-            f"A {model_type} in {path} answers no questions about pictures.",
-            hint=f"These do: {', '.join(MODULES)}.",
-        )
+    _check_answers(model_type, f"A {model_type} in {path}")
     own = None if model_type in FROM_TRANSFORMERS else find_model(str(path))
     return Checkpoint(model, path, model_type, own)
 
@@ -69,11 +65,7 @@ def find_checkpoint(model: str, folder: Path | None = None) -> Checkpoint:
 def _of_preset(name: str, folder: Path | None) -> Checkpoint:
     model = find_model(name)
     model_type = str(model.source["model_type"])
-    if model_type not in MODULES:
-        raise DataError(
-            f"{name} answers no questions about pictures.",
-            hint=f"These do: {', '.join(MODULES)}.",
-        )
+    _check_answers(model_type, name)
     if folder is None:
         raise DataError(
             f"{name} is a list of sizes, without weights.",
@@ -90,6 +82,14 @@ def _of_preset(name: str, folder: Path | None) -> Checkpoint:
                 hint=f"Leave the preset out: --model {folder}",
             )
     return Checkpoint(name, folder, model_type, model)
+
+
+def _check_answers(model_type: str, what: str) -> None:
+    if model_type not in MODULES:
+        raise DataError(
+            f"{what} answers no questions about pictures.",
+            hint=f"These do: {', '.join(MODULES)}.",
+        )
 
 
 def _model_type(folder: Path) -> str:

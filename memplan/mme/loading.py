@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +10,18 @@ from safetensors import SafetensorError
 from torch import nn
 
 from memplan.errors import DataError, PlanError
-from memplan.formulas.weights import AUTOCAST_DTYPE, STORED_DTYPE
+from memplan.formulas.weights import STORED_DTYPE
 from memplan.mme.answering import MODULES, Answerer
 from memplan.mme.checkpoints import FROM_TRANSFORMERS, Checkpoint
 from memplan.models import Model
-from memplan.models.checkpoint import load_weights
+from memplan.models.checkpoint import load_weights, refuse_missing
 from memplan.models.workload import ANSWER_TOKENS, generation_of
 from memplan.plan import TrainingPlan
 from memplan.runner.training.attention import attention_kernel, implementation
 from memplan.runner.training.model import CLASSES, build_model, set_ties
 from memplan.runner.training.precision import (
     DTYPES,
+    autocast,
     compute_dtype,
     frozen_dtype,
     set_matmul_precision,
@@ -78,18 +78,17 @@ class AsPlanned:
             PlanError: the batch does not fit on the device.
         """
         try:
-            with torch.no_grad(), attention_kernel(self._plan), self._autocast():
+            with (
+                torch.no_grad(),
+                attention_kernel(self._plan),
+                autocast(self._plan, self._device.type),
+            ):
                 return self._answerer.answer(images, questions)
         except torch.OutOfMemoryError as error:
             raise PlanError(
                 f"{len(questions)} questions at once do not fit on {self._device}.",
                 hint="Lower --batch-size or --precision; answers so far are kept.",
             ) from error
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self._plan.precision not in AUTOCAST_DTYPE:
-            return nullcontext()
-        return torch.autocast(self._device.type, compute_dtype(self._plan))
 
 
 def _be_quiet() -> None:
@@ -146,12 +145,7 @@ def _pretrained(
             f"The checkpoint in {checkpoint.folder} cannot be loaded: {first}.",
             hint=HINT,
         ) from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        more = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise DataError(
-            f"{checkpoint.folder} lacks the weight {missing[0]}{more}.", hint=HINT
-        )
+    refuse_missing(checkpoint.folder, sorted(info["missing_keys"]), HINT)
     loaded: nn.Module = module
     return loaded
 

@@ -12,7 +12,7 @@ from functools import reduce
 from operator import add
 from typing import Literal
 
-from memplan.mme.tasks import TASKS, Category
+from memplan.mme.tasks import CATEGORIES, TASKS, Category
 
 Answer = Literal["yes", "no", "other"]
 PREFIX_LENGTH = 4
@@ -84,18 +84,19 @@ class MmeScore:
     @property
     def perception(self) -> float:
         """Of 2000."""
-        return self._total("perception")
+        return self.total("perception")
 
     @property
     def cognition(self) -> float:
         """Of 800."""
-        return self._total("cognition")
+        return self.total("cognition")
 
     def of(self, category: Category) -> list[TaskScore]:
         """The subtasks of one category, in the tool's order."""
         return [task for task in self.tasks if task.category == category]
 
-    def _total(self, category: Category) -> float:
+    def total(self, category: Category) -> float:
+        """The sum of the subtasks of one category."""
         # One after the other, as the tool does: sum() would round less.
         return reduce(add, (task.score for task in self.of(category)), 0.0)
 
@@ -141,15 +142,9 @@ def score_task(name: str, images: Iterable[tuple[Answered, Answered]]) -> TaskSc
 def as_official_text(score: MmeScore) -> str:
     """What the tool prints, to the letter."""
     lines = []
-    for title, category, total in (
-        ("Perception", "perception", score.perception),
-        ("Cognition", "cognition", score.cognition),
-    ):
+    for category in CATEGORIES:
+        title, total = category.capitalize(), score.total(category)
         lines += [f"=========== {title} ===========", f"total score: {total} \n"]
-        lines += [
-            f"\t {t.name}  score: {t.score}"
-            for t in score.tasks
-            if t.category == category
-        ]
+        lines += [f"\t {t.name}  score: {t.score}" for t in score.of(category)]
         lines += ["\n"]
     return "\n".join(lines) + "\n"

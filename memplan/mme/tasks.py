@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Category = Literal["perception", "cognition"]
+CATEGORIES: tuple[Category, ...] = ("perception", "cognition")
 QUESTIONS_OF_AN_IMAGE = 2
 
 

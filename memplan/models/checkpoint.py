@@ -9,7 +9,7 @@ one as soon as the other files lie beside it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,35 @@ def load_weights(folder: Path, module: nn.Module) -> None:
     # Of tied weights one is saved; the others are the same memory.
     places = {own[name].data_ptr() for name in loaded}
     missing = [n for n in own if n not in loaded and own[n].data_ptr() not in places]
-    if missing:
-        more = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise DataError(f"{folder} lacks the weight {missing[0]}{more}.", hint=HINT)
+    refuse_missing(folder, missing, HINT)
+
+
+def refuse_missing(folder: Path, names: Sequence[str], hint: str) -> None:
+    """Name the first of the weights that a checkpoint lacks.
+
+    Raises:
+        DataError: there is one.
+    """
+    if names:
+        more = f" and {len(names) - 1} more" if names[1:] else ""
+        raise DataError(f"{folder} lacks the weight {names[0]}{more}.", hint=hint)
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a checkpoint's folder.
+
+    Raises:
+        DataError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder} holds no tokenizer.",
+            hint="Save the tokenizer of the language model there.",
+        ) from error
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from memplan.mme.scoring import MmeScore
+from memplan.mme.tasks import CATEGORIES
 from memplan.views.tables import figures_table, labelled, print_lines
 
 SCHEMA_VERSION = 1
@@ -19,8 +20,8 @@ def show_score(score: MmeScore, console: Console | None = None) -> None:
     table = figures_table(
         "", "score", "acc", "acc+", "precision", "recall", "other", "images"
     )
-    for category in ("perception", "cognition"):
-        table.add_row(Text(category, "bold"), f"{getattr(score, category):.2f}")
+    for category in CATEGORIES:
+        table.add_row(Text(category, "bold"), f"{score.total(category):.2f}")
         for task in score.of(category):
             table.add_row(
                 f"  {task.name}",
@@ -33,8 +34,8 @@ def show_score(score: MmeScore, console: Console | None = None) -> None:
                 str(task.num_images),
             )
     heading = ", ".join(
-        f"{category} {getattr(score, category):.2f} of {full}"
-        for category, full in FULL_MARKS.items()
+        f"{category} {score.total(category):.2f} of {FULL_MARKS[category]}"
+        for category in CATEGORIES
     )
     parts: list[RenderableType] = [
         Text(heading, "bold"),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memplan.errors import DataError
+from memplan.models.checkpoint import read_tokenizer
 from memplan.models.flamingo.data import Collate, Sample
 from memplan.models.flamingo.generation import Search, generate
 from memplan.models.flamingo.module import Flamingo
@@ -19,8 +19,6 @@ EXAMPLES = (
     Example("no", "Is this a number? Please answer yes or no."),
 )
 """What a prompt without shots shows of the form of an answer (2204.14198, 4.2)."""
-NO_TOKEN = -1
-"""The paper's `<image>` is text: no one token begins a picture."""
 
 
 class FlamingoAnswerer:
@@ -29,9 +27,7 @@ class FlamingoAnswerer:
     def __init__(self, module: Flamingo, tokenizer: Any, max_new_tokens: int) -> None:
         self.module = module
         self.writer = Writer(module.config, tokenizer)
-        is_paper = module.config.is_paper
-        media_id = NO_TOKEN if is_paper else self.writer.image_ids[0]
-        module.set_new_tokens(self.writer.eoc_id, media_id)
+        module.set_new_tokens(self.writer.eoc_id, self.writer.media_id)
         self.search = Search(
             max_new_tokens=max_new_tokens, end_token_ids=self.writer.end_ids
         )
@@ -69,13 +65,4 @@ def make_answerer(
     Raises:
         DataError: there is none.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{folder} holds no tokenizer.",
-            hint="Save the tokenizer of the language model there.",
-        ) from error
-    return FlamingoAnswerer(module, tokenizer, max_new_tokens)
+    return FlamingoAnswerer(module, read_tokenizer(folder), max_new_tokens)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memplan.errors import DataError
+from memplan.models.checkpoint import read_tokenizer
 from memplan.models.mmicl.data import image_processor, pad_prompts, pixels
 from memplan.models.mmicl.module import MmiclForConditionalGeneration
 from memplan.models.mmicl.prompts import Prompts, single_image
@@ -54,13 +54,4 @@ def make_answerer(
     Raises:
         DataError: there is none.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{folder} holds no tokenizer.",
-            hint="Save the tokenizer of the language model there.",
-        ) from error
-    return MmiclAnswerer(module, tokenizer, max_new_tokens)
+    return MmiclAnswerer(module, read_tokenizer(folder), max_new_tokens)

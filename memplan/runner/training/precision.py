@@ -32,11 +32,13 @@ def mixed_precision(plan: TrainingPlan) -> str:
     return AUTOCAST_DTYPE.get(plan.precision, "no")
 
 
-def autocast(plan: TrainingPlan) -> AbstractContextManager[object]:
+def autocast(
+    plan: TrainingPlan, device_type: str = "cuda"
+) -> AbstractContextManager[object]:
     """Autocast as the plan asks, where accelerate does not set it up itself."""
     if plan.precision not in AUTOCAST_DTYPE:
         return nullcontext()
-    return torch.autocast("cuda", compute_dtype(plan))
+    return torch.autocast(device_type, compute_dtype(plan))
 
 
 def set_matmul_precision(plan: TrainingPlan) -> None:
