@@ -128,10 +128,9 @@ class Order(Sampler[list[tuple[int, int]]]):
                 number += 1
 
     def _permutation(self, epoch: int) -> list[int]:
-        if not self.loading.shuffles:
-            return list(range(self.num_samples))
         order = list(range(self.num_samples))
-        Random(f"{self.loading.seed} epoch {epoch}").shuffle(order)
+        if self.loading.shuffles:
+            Random(f"{self.loading.seed} epoch {epoch}").shuffle(order)
         return order
 
 

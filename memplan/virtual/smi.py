@@ -276,8 +276,6 @@ def _csv(
 
 # ---- the table and the list ----------------------------------------------------------
 
-WIDTH = 89
-
 
 def table(nvml: Nvml, devices: Sequence[Device]) -> list[str]:
     """What `nvidia-smi` prints when it is asked nothing, in brief."""

@@ -15,6 +15,7 @@ from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -23,13 +24,13 @@ import torch
 from torch import Tensor
 
 from memplan.data import Policy, Record, Usable, open_picture, read_json_lines
+from memplan.data.padding import IGNORED, padded
 from memplan.models.flamingo.config import FlamingoConfig
 from memplan.models.flamingo.pictures import Preparation, preparation_of
 from memplan.models.flamingo.prompts import Chunk, Writer, Written
 
 MMC4, OBELICS, PAIRS = "mmc4.jsonl", "obelics.jsonl", "pairs.jsonl"
 """Names that a sample's files have."""
-IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -343,20 +344,11 @@ class Collate:
         for row, sample in enumerate(samples):
             vision_x[row, : len(sample.pictures)] = sample.pictures
         ids = [sample.ids for sample in samples]
+        pad = partial(padded, on_left=self.pads_left)
         return {
             "vision_x": vision_x,
-            "input_ids": self._padded(ids, self.pad_id),
-            "attention_mask": self._padded([[1] * len(row) for row in ids], 0),
-            "labels": self._padded([sample.labels for sample in samples], IGNORED),
-            "image_indices": self._padded([s.image_indices for s in samples], 0),
+            "input_ids": pad(ids, self.pad_id),
+            "attention_mask": pad([[1] * len(row) for row in ids], 0),
+            "labels": pad([sample.labels for sample in samples], IGNORED),
+            "image_indices": pad([s.image_indices for s in samples], 0),
         }
-
-    def _padded(self, rows: Sequence[list[int]], filling: int) -> Tensor:
-        length = max(map(len, rows))
-        fillings = ([filling] * (length - len(row)) for row in rows)
-        return torch.tensor(
-            [
-                [*more, *row] if self.pads_left else [*row, *more]
-                for row, more in zip(rows, fillings, strict=True)
-            ]
-        )

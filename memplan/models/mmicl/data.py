@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from memplan.data import Policy, Record, Usable, open_picture, read_json_lines
+from memplan.data.padding import IGNORED, padded
 from memplan.models.mmicl.prompts import (
     PLACEHOLDER,
     Example,
@@ -35,7 +36,6 @@ PADDED_PICTURES = 12
 """Of the published on-the-fly collator; data preprocessed before is padded to 8."""
 MAX_TOKENS = 512
 """Of a prompt: the length of FLAN-T5's tokenizer and of the published scripts."""
-IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +201,6 @@ def pad_prompts(prompts: Sequence[list[int]], pad_id: int) -> dict[str, Tensor]:
         "input_ids": padded(prompts, pad_id),
         "attention_mask": padded(present, 0),
     }
-
-
-def padded(rows: Sequence[list[int]], filling: int) -> Tensor:
-    """Rows on the right filled to the length of the longest."""
-    length = max(map(len, rows))
-    return torch.tensor([row + [filling] * (length - len(row)) for row in rows])
 
 
 def image_processor(image_size: int) -> Any:

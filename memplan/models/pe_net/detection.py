@@ -20,6 +20,7 @@ from memplan.models.pe_net.config import PENetConfig
 from memplan.models.pe_net.data import levels_of
 from memplan.models.pe_net.faster_rcnn import BoxHead
 from memplan.models.pe_net.module import PENet
+from memplan.models.pe_net.prototypes import Sides
 
 ANCHOR_SIZES = (32, 64, 128, 256, 512)
 ANCHOR_STRIDES = (4, 8, 16, 32, 64)
@@ -33,8 +34,6 @@ BOX_OVERLAP = 0.3
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 REGION_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 LARGEST_GROWTH = math.log(1000 / 16)
-
-Sides = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

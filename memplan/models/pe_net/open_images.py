@@ -27,6 +27,7 @@ from memplan.models.pe_net.scenes import (
     check_size,
     clip,
     read_json,
+    read_objects,
 )
 
 if TYPE_CHECKING:
@@ -48,11 +49,10 @@ class OpenImages:
     def __init__(self, folder: Path, split: Split) -> None:
         self.folder = folder
         self.vocabulary = read_names(folder / NAMES)
-        file = folder / ANNOTATIONS.format(split)
         self._records = [
-            Record(file, number, fields)
-            for number, fields in enumerate(_objects(file), 1)
-            if fields.get("rel") != [] and fields.get("bbox") != []
+            record
+            for record in read_objects(folder / ANNOTATIONS.format(split), HINT)
+            if record.fields.get("rel") != [] and record.fields.get("bbox") != []
         ]
 
     def __len__(self) -> int:
@@ -123,13 +123,6 @@ def write_open_images(
         (folder / ANNOTATIONS.format(split)).write_text(json.dumps(annotations))
     names = {"obj": vocabulary.objects[1:], "rel": vocabulary.predicates[1:]}
     (folder / NAMES).write_text(json.dumps(names))
-
-
-def _objects(file: Path) -> list[dict[str, Any]]:
-    data = read_json(file, HINT)
-    if not isinstance(data, list) or not all(isinstance(one, dict) for one in data):
-        raise DataError(f"{file} is no list of objects.", hint=HINT)
-    return data
 
 
 def _size(record: Record) -> tuple[int, int]:

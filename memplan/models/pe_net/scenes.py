@@ -94,6 +94,18 @@ def read_json(file: Path, hint: str) -> Any:
         raise DataError(f"{file} is not JSON.", hint=hint) from error
 
 
+def read_objects(file: Path, hint: str) -> list[Record]:
+    """The objects that a list in a file of JSON has, as records.
+
+    Raises:
+        DataError: the file is missing, or holds no such list.
+    """
+    data = read_json(file, hint)
+    if not isinstance(data, list) or not all(isinstance(one, dict) for one in data):
+        raise DataError(f"{file} is no list of objects.", hint=hint)
+    return [Record(file, number, fields) for number, fields in enumerate(data, 1)]
+
+
 def clip(box: Sequence[float], size: tuple[int, int]) -> Box:
     """The box within the picture, whose last pixel is one less than its size."""
     width, height = size

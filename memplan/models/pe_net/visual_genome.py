@@ -27,6 +27,7 @@ from memplan.models.pe_net.scenes import (
     check_size,
     clip,
     read_json,
+    read_objects,
 )
 
 if TYPE_CHECKING:
@@ -209,10 +210,7 @@ def read_pictures(file: Path) -> list[Record]:
     Raises:
         DataError: the file is missing, or is not of this format.
     """
-    data = read_json(file, HINT)
-    if not isinstance(data, list) or not all(isinstance(one, dict) for one in data):
-        raise _format_error(file, "is no list of objects")
-    records = [Record(file, number, one) for number, one in enumerate(data, 1)]
+    records = read_objects(file, HINT)
     return [one for one in records if one.fields.get("image_id") not in CORRUPTED]
 
 
