@@ -42,6 +42,9 @@ class Device:
     """CUDA context and libraries, outside the allocator."""
     torch: str
     allocator: str
+    libraries_bytes: int | None = None
+    """The part of `context_bytes` that came after the bare context: NCCL, modules of
+    kernels. None where that was not seen."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +82,8 @@ class PeakMemory:
     module: str
     line: str = ""
     """`file:line function` of the program; empty where none is known."""
+    active_bytes: int | None = None
+    """Allocated, and freed blocks that another stream still waits for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +98,7 @@ class PhaseMemory:
     end_requested_bytes: int | None = None
     peak_reserved_bytes: int | None = None
     end_reserved_bytes: int | None = None
+    peak_active_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,6 +193,56 @@ class OutOfMemory:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RankMemory:
+    """One process of many, at its own peak."""
+
+    rank: int
+    node: int
+    ended: str
+    """finished, stopped, crashed, out_of_memory, interrupted, or died: nothing of it
+    came back."""
+    error: str = ""
+    allocated_bytes: int = 0
+    reserved_bytes: int = 0
+    device_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepTiming:
+    """How long steps took on a card, after the steps whose memory was looked at.
+
+    A rehearsal has none: times of a virtual card mean nothing.
+    """
+
+    num_steps: int
+    """Steps timed, after those of the warm-up."""
+    median_ms: float
+    """From one step's beginning to the next one's, as the card's own clock has it."""
+    low_ms: float
+    """A tenth of the steps took less than this, and a tenth more than the next."""
+    high_ms: float
+    data_stall_ms: float | None = None
+    """Median of the time per step in which the program waited for its DataLoader."""
+    samples_per_s: float | None = None
+    """Per GPU; None for a program, whose samples are not known."""
+    tokens_per_s: float | None = None
+    flops_per_step: int | None = None
+    """Of matrix products, convolutions and attention, recomputation included."""
+    flops_per_s: float | None = None
+    fraction_of_peak: float | None = None
+    """Of the card's dense rate in the precision of the run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostMemory:
+    """What the process took beside the card."""
+
+    peak_resident_bytes: int
+    pinned_bytes: int | None = None
+    """Held page-locked by PyTorch, at most."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Band:
     """Where the allocated peak lies, and how that is known."""
 
@@ -239,6 +295,14 @@ class MemoryReport:
     out_of_memory: OutOfMemory | None = None
     savings: tuple[Saving, ...] = ()
     """Of a generation: tricks that it uses, then those that it could use."""
+    ranks: tuple[RankMemory, ...] = ()
+    """Every rank of a job of several processes."""
+    timing: StepTiming | None = None
+    host: HostMemory | None = None
+    retries: int | None = None
+    """How often the allocator gave cached memory back and asked again."""
+    inactive_split_bytes: int | None = None
+    """Free parts of segments that are otherwise in use."""
 
 
 def to_json(report: MemoryReport, *, indent: int | None = 2) -> str:
