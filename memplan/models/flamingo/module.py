@@ -160,6 +160,13 @@ class Flamingo(nn.Module):
         table: nn.Module = self.lang_encoder.get_input_embeddings()
         return table
 
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The head, where it is a module; who shards has to know that it is tied."""
+        if self.config.is_paper:
+            return None
+        head: nn.Module | None = self.lang_encoder.get_output_embeddings()
+        return head
+
     def forward(
         self,
         input_ids: Tensor,
