@@ -17,9 +17,11 @@ from memplan.models.checkpoint import save_checkpoint  # noqa: E402
 from memplan.models.flamingo.miniature import byte_tokenizer  # noqa: E402
 from memplan.runner.training.model import build_model, set_ties  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("default")  # warnings of the libraries
+pytestmark = [
+    pytest.mark.filterwarnings("default"),  # warnings of the libraries
+    pytest.mark.usefixtures("one_thread"),
+]
 CPU = torch.device("cpu")
-torch.set_num_threads(1)
 TOKENIZERS = {
     "flamingo-tiny": byte_tokenizer,
     "openflamingo-tiny": byte_tokenizer,

@@ -100,16 +100,28 @@ VD_EXPORT cudaError_t cudaGetSymbolSize(size_t *bytes, const void *host_variable
   return find_symbol(host_variable, &address, bytes);
 }
 
+/* The address of so many bytes within a variable. */
+static cudaError_t find_part(const void *host_variable, size_t offset, size_t bytes,
+                             void **address)
+{
+  size_t room;
+  cudaError_t error = find_symbol(host_variable, address, &room);
+  if (error)
+    return error;
+  if (offset > room || bytes > room - offset)
+    return vd_result(cudaErrorInvalidValue);
+  *address = (char *)*address + offset;
+  return cudaSuccess;
+}
+
 VD_EXPORT cudaError_t cudaMemcpyToSymbol(const void *host_variable, const void *from,
                                          size_t bytes, size_t offset, int kind)
 {
-  void *address;
-  size_t room;
-  cudaError_t error = find_symbol(host_variable, &address, &room);
-  if (error || offset > room || bytes > room - offset)
-    return vd_result(error ? error : cudaErrorInvalidValue);
-  vd_copy((char *)address + offset, from, bytes);
-  return cudaSuccess;
+  void *to;
+  cudaError_t error = find_part(host_variable, offset, bytes, &to);
+  if (!error)
+    vd_copy(to, from, bytes);
+  return error;
 }
 
 VD_EXPORT cudaError_t cudaMemcpyToSymbolAsync(const void *host_variable, const void *from,
@@ -122,13 +134,11 @@ VD_EXPORT cudaError_t cudaMemcpyToSymbolAsync(const void *host_variable, const v
 VD_EXPORT cudaError_t cudaMemcpyFromSymbol(void *to, const void *host_variable,
                                            size_t bytes, size_t offset, int kind)
 {
-  void *address;
-  size_t room;
-  cudaError_t error = find_symbol(host_variable, &address, &room);
-  if (error || offset > room || bytes > room - offset)
-    return vd_result(error ? error : cudaErrorInvalidValue);
-  vd_copy(to, (char *)address + offset, bytes);
-  return cudaSuccess;
+  void *from;
+  cudaError_t error = find_part(host_variable, offset, bytes, &from);
+  if (!error)
+    vd_copy(to, from, bytes);
+  return error;
 }
 
 VD_EXPORT cudaError_t cudaMemcpyFromSymbolAsync(void *to, const void *host_variable,

@@ -20,7 +20,6 @@ VARIANTS = ["mpt", "gpt_neox", "chinchilla"]
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-    torch.set_num_threads(1)
 
 
 def build(model_type, vocab_size=40):

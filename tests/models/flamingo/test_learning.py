@@ -27,7 +27,6 @@ CHANCE = math.log(len(COLORS)) / 2
 
 def trained(folder, name, *, shows_colors):
     """A model of pages of up to three pictures, whose text names their colours."""
-    torch.set_num_threads(1)
     write_sample(folder, 48, shows_colors=shows_colors)
     model = small_flamingo.small_model(name)
     module, writer = small_flamingo.build(model)

@@ -44,7 +44,6 @@ LANGUAGE = LanguageConfig(
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-    torch.set_num_threads(1)
 
 
 def tiny(name, dtype=torch.float32):

@@ -20,11 +20,6 @@ from memplan.runner.training.fitting import Fitting, make_accelerator  # noqa: E
 NAMES = ["openflamingo-tiny", "flamingo-tiny"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")

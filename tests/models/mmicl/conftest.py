@@ -10,13 +10,8 @@ from memplan.models.mmicl.prompts import Prompts
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors are too small to be worth a second."""
-    torch = pytest.importorskip("torch")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def small_tensors(one_thread):
+    """Of every test here."""
 
 
 @pytest.fixture(scope="session")
