@@ -8,6 +8,7 @@ MemplanError            one sentence, one hint, exit code 2
 ├── VirtualDeviceError  a machine or a torch that cannot play a virtual card
 ├── DataError           a record of a dataset that cannot be used: file, record, field
 ├── SnapshotError       a file that is no snapshot of the allocator
+├── CaptureFileError    a capture file that cannot be read, written or joined
 ├── CommandError        a command that cannot be started as written
 └── ProgramError        a program that failed, or showed nothing; its own exit code
 
@@ -72,6 +73,10 @@ class DataError(MemplanError):
 
 class SnapshotError(MemplanError):
     """A file that is no snapshot of the allocator, or that holds more than data."""
+
+
+class CaptureFileError(MemplanError):
+    """A capture file that cannot be read or written, or captures that do not match."""
 
 
 class CommandError(MemplanError):

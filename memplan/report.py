@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from memplan.errors import MemplanError
 from memplan.plan import TrainingPlan
+from memplan.untrusted import plain_data
 
 SCHEMA_VERSION = 1
 
@@ -315,8 +316,10 @@ def as_dict(report: MemoryReport) -> dict[str, Any]:
     return asdict(report)
 
 
-def from_json(text: str) -> MemoryReport:
+def from_json(text: str | bytes) -> MemoryReport:
     """Read a report back; fields that a later version added are ignored.
+
+    Control characters of its texts are written out: they may come from anywhere.
 
     Raises:
         MemplanError: the text is no report, or one of another schema.
@@ -324,7 +327,7 @@ def from_json(text: str) -> MemoryReport:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        data = json.loads(text)
+        data = plain_data(text)
     except ValueError as error:
         raise MemplanError(
             f"This is not a memplan report: {error}.",

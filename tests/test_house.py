@@ -14,6 +14,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "memplan"
 FLOORS = {
     "errors": 1,
+    "files": 1,
+    "untrusted": 1,
     "units": 1,
     "formulas": 1,
     "hardware": 1,
@@ -27,6 +29,8 @@ FLOORS = {
     "virtual": 2,
     "accuracy": 3,
     "card": 3,
+    "diff": 3,
+    "reading": 3,
     "changes": 3,
     "caveats": 3,
     "moments": 3,
@@ -39,6 +43,8 @@ FLOORS = {
     "requirements": 3,
     "savings": 3,
     "shortage": 3,
+    "process": 2,
+    "capture_file": 2,
     "snapshot": 2,
     "virtual_run": 3,
     "views": 4,

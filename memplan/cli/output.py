@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import sys
-import tempfile
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memplan.errors import MemplanError
+from memplan.files import has_no_contents, whole_file
 from memplan.views.stdout import writing
 
 if TYPE_CHECKING:
+    from memplan.process import Process
     from memplan.report import MemoryReport
 
 
@@ -45,12 +47,25 @@ def chosen(output_format: Format, wants_json: bool) -> Format:
 
 
 def emit_report(
-    report: "MemoryReport", wanted: Format, file: Path | None, force: bool
+    report: "MemoryReport",
+    wanted: Format,
+    file: Path | None,
+    force: bool,
+    *,
+    processes: "Sequence[Process]" = (),
 ) -> None:
-    """Write a report: its JSON to the file, if there is one, and print it as wanted."""
+    """Write a report to the file, if there is one, and print it as wanted.
+
+    A file named `.mplan` becomes a capture, with what the processes saw; any other
+    has the report's JSON.
+    """
+    from memplan.capture_file import CaptureFile, is_capture, write_capture
     from memplan.report import as_dict
 
-    if file is not None:
+    if file is not None and is_capture(file):
+        capture = CaptureFile(report=report, processes=tuple(processes))
+        write_capture(capture, file, force=force)
+    elif file is not None:
         emit(as_json(as_dict(report)), file, force=force)
     match wanted:
         case Format.JSON if file is None:
@@ -77,15 +92,10 @@ def emit(text: str, file: Path | None = None, *, force: bool = False) -> None:
         return
     check_output(file, force=force)
     try:
-        with tempfile.NamedTemporaryFile(
-            "w",
-            encoding="utf-8",
-            dir=file.parent,
-            prefix=f".{file.name}.",
-            delete=False,
-        ) as part:
-            part.write(text)
-        os.replace(part.name, file)
+        with whole_file(file, overwrite=force) as whole:
+            whole.write(text.encode("utf-8"))
+    except FileExistsError as error:
+        raise _taken(file) from error
     except OSError as error:
         raise _unwritable(file, error) from error
 
@@ -101,15 +111,20 @@ def check_output(file: Path | None, *, force: bool) -> None:
     try:
         if file.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if file.exists() and not force:
-            raise MemplanError(
-                f"{file} exists already.", hint="Overwrite it with --force."
-            )
-        file.parent.stat()
-        if not os.access(file.parent, os.W_OK | os.X_OK):
+        if file.is_file() and not force:
+            raise _taken(file)
+        if has_no_contents(file):
+            return
+        folder = os.path.dirname(os.path.realpath(file))
+        os.stat(folder)
+        if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise _unwritable(file, error) from error
+
+
+def _taken(file: Path) -> MemplanError:
+    return MemplanError(f"{file} exists already.", hint="Overwrite it with --force.")
 
 
 def _unwritable(file: Path, error: OSError) -> MemplanError:
