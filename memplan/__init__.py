@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memplan.diff import diff
     from memplan.errors import MemplanError
     from memplan.estimate import estimate
     from memplan.plan import TrainingPlan
@@ -25,6 +26,7 @@ __all__ = [
     "MemoryReport",
     "MemplanError",
     "TrainingPlan",
+    "diff",
     "estimate",
     "from_json",
     "phase",
@@ -37,6 +39,7 @@ _MODULES = {
     "MemoryReport": "memplan.report",
     "MemplanError": "memplan.errors",
     "TrainingPlan": "memplan.plan",
+    "diff": "memplan.diff",
     "estimate": "memplan.estimate",
     "from_json": "memplan.report",
     "phase": "memplan.runner.marks",

@@ -9,6 +9,7 @@ MemplanError            one sentence, one hint, exit code 2
 ├── DataError           a record of a dataset that cannot be used: file, record, field
 ├── SnapshotError       a file that is no snapshot of the allocator
 ├── CaptureFileError    a capture file that cannot be read, written or joined
+├── RecordError         a record of a measurement that cannot be used: file, reason
 ├── CommandError        a command that cannot be started as written
 └── ProgramError        a program that failed, or showed nothing; its own exit code
 
@@ -77,6 +78,23 @@ class SnapshotError(MemplanError):
 
 class CaptureFileError(MemplanError):
     """A capture file that cannot be read or written, or captures that do not match."""
+
+
+class RecordError(MemplanError):
+    """A record of a measurement that cannot be read, used or written."""
+
+    def __init__(self, message: str, *, hint: str, reason: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason or message
+
+    @classmethod
+    def of(cls, file: object, reason: str) -> "RecordError":
+        """Name the file, and keep the reason for lists where the file stands."""
+        return cls(
+            f"{file} is no record that can be used: {reason}.",
+            hint="`scripts/measure` writes records.",
+            reason=reason,
+        )
 
 
 class CommandError(MemplanError):

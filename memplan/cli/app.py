@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from memplan.cli.catalogues import env, gpus, models
+from memplan.cli.diff import diff
 from memplan.cli.estimate import estimate
 from memplan.cli.mme import mme
 from memplan.cli.rehearse import WithProgram, rehearse
@@ -48,6 +49,7 @@ def root(
 
 app.command()(estimate)
 app.command(cls=WithProgram, context_settings={"allow_extra_args": True})(rehearse)
+app.command()(diff)
 app.add_typer(mme, name="mme")
 app.command()(gpus)
 app.command()(models)
