@@ -55,6 +55,15 @@ def estimate(plan: TrainingPlan) -> MemoryReport:
     return replace(report, savings=savings)
 
 
+def estimate_of(plan: TrainingPlan, model: Model) -> MemoryReport:
+    """The same of a model that is at hand, whatever the plan calls it.
+
+    Raises:
+        MemplanError: the plan's card or version is unknown, or does not suit.
+    """
+    return replace(_estimate_run(plan, model), plan=plan)
+
+
 def needed_bytes(plan: TrainingPlan) -> int:
     """What a plan takes on the device: of its estimate this alone.
 

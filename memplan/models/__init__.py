@@ -4,7 +4,7 @@
 into a `Model`; `estimate` and the runners take it from there.
 """
 
-from memplan.models.catalogue import Model, find_model, preset_names
+from memplan.models.catalogue import Model, find_model, model_of_config, preset_names
 from memplan.models.family import Family
 
-__all__ = ["Family", "Model", "find_model", "preset_names"]
+__all__ = ["Family", "Model", "find_model", "model_of_config", "preset_names"]

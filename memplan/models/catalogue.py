@@ -77,9 +77,9 @@ def find_model(name: str, revision: str | None = None) -> Model:
         return _preset(name)
     path = Path(name).expanduser()
     if path.exists() or name.endswith(".json") or name.startswith((".", "/", "~")):
-        return _model_of_config(name, _read_config(path), str(path))
+        return model_of_config(name, _read_config(path), str(path))
     if name.count("/") == 1 and not name.startswith("/"):
-        return _model_of_config(name, _fetch_config(name, revision), name)
+        return model_of_config(name, _fetch_config(name, revision), name)
     raise UnknownNameError.of("model", name, preset_names())
 
 
@@ -120,7 +120,7 @@ def read_preset(name: str) -> dict[str, Any]:
 @cache
 def _preset(name: str) -> Model:
     data = read_preset(name)
-    model = _model_of_config(name, data["config"], f"the preset {name}")
+    model = model_of_config(name, data["config"], f"the preset {name}")
     return Model(
         name=name,
         family=model.family,
@@ -137,8 +137,12 @@ def _preset(name: str) -> Model:
     )
 
 
-def _model_of_config(name: str, data: Mapping[str, Any], where: str) -> Model:
-    """Check a configuration and find the family that covers it."""
+def model_of_config(name: str, data: Mapping[str, Any], where: str) -> Model:
+    """The model of a configuration, which is checked; `where` is how errors call it.
+
+    Raises:
+        ModelConfigError: it is no configuration of a model, or is not covered.
+    """
     model_type = data.get("model_type")
     if not isinstance(model_type, str):
         raise ModelConfigError(

@@ -87,8 +87,8 @@ class Capture:
         if isinstance(error, KeyboardInterrupt):
             self._is_written = True
             return
-        self._ended = _ending(error)
-        self._error = _last_line(error)
+        self._ended = ending_of(error)
+        self._error = last_line_of(error)
         self.write(self._ended)
 
     def _watch_signal(self) -> None:
@@ -104,8 +104,8 @@ class Capture:
         signal.signal(signal.SIGTERM, on_terminate)
 
 
-def _ending(error: BaseException) -> str:
-    """Libraries wrap the error of the allocator into their own."""
+def ending_of(error: BaseException) -> str:
+    """How an error ends a program; libraries wrap the allocator's into their own."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, torch.OutOfMemoryError):
@@ -114,6 +114,7 @@ def _ending(error: BaseException) -> str:
     return CRASHED
 
 
-def _last_line(error: BaseException) -> str:
+def last_line_of(error: BaseException) -> str:
+    """As a traceback ends."""
     text = f"{type(error).__name__}: {error}".strip().removesuffix(":")
     return text.splitlines()[0]

@@ -1,0 +1,13 @@
+"""Foreign configuration in, `TrainingPlan` out.
+
+    live.py       the model, the optimizer and the batch of a program that runs
+    trainer.py    transformers' TrainingArguments
+    lightning.py  Lightning's Trainer
+
+What is not understood and can move memory is listed, never dropped in silence; where no
+plan can say what runs there is an error, of one sentence.
+"""
+
+from memplan.inputs.live import Found
+
+__all__ = ["Found"]

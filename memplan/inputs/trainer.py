@@ -1,0 +1,168 @@
+"""transformers' `TrainingArguments`, as they are when training begins."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from memplan.errors import PlanError
+from memplan.inputs.live import (
+    Found,
+    Reading,
+    model_in,
+    num_parameters,
+    optimizer_name,
+    precision_of,
+    read_batch,
+    read_model,
+    trained_dtype,
+)
+from memplan.plan import TrainingPlan
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import TrainingArguments
+
+MOVES_MEMORY = {
+    "torch_compile": "compiled kernels allocate otherwise: the formulas are eager's",
+    "use_liger_kernel": "Liger's kernels keep fewer activations",
+    "neftune_noise_alpha": "the noise on embeddings is kept",
+    "label_smoothing_factor": "the smoothed loss makes copies of the logits",
+    "optim_target_modules": "an optimizer for some modules apart",
+}
+"""Arguments that are not read where they are set; what of them can move memory."""
+
+
+def found_in(
+    args: "TrainingArguments",
+    model: "nn.Module",
+    optimizer: Any,
+    batch: Mapping[str, Any],
+    gpu: Mapping[str, Any],
+) -> Found:
+    """The plan of a Trainer that has its first batch.
+
+    Args:
+        optimizer: as the Trainer made it; None where it has none yet.
+        gpu: fields of the plan that name the card.
+
+    Raises:
+        MemplanError: no plan can say what runs.
+    """
+    if getattr(args, "parallelism_config", None) is not None:
+        raise PlanError(
+            "A parallelism_config of the Trainer is not read.",
+            hint="`memplan rehearse -- torchrun train.py` takes it.",
+        )
+    reading = Reading()
+    known = read_model(model, reading)
+    read_batch(batch, known, reading)
+    fields = reading.fields
+    fields |= {
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+        "max_grad_norm": float(args.max_grad_norm or 0.0),
+        "num_gpus": args.world_size,
+        "optim": optimizer_name(optimizer) or _value(args.optim),
+        "activation_checkpointing": _checkpointing(args, model, reading),
+        **gpu,
+    }
+    autocast = _autocast(args)
+    if getattr(args, "deepspeed_plugin", None) is not None:
+        autocast = _read_deepspeed(args, autocast, reading)
+    elif getattr(args, "fsdp_plugin_args", None):
+        _read_fsdp(args.fsdp_plugin_args, reading)
+    elif getattr(args, "n_gpu", 1) > 1:
+        raise PlanError(
+            f"nn.DataParallel over {args.n_gpu} GPUs has no formula.",
+            hint="Start it with torchrun: DistributedDataParallel has.",
+        )
+    is_deepspeed = fields.get("sharding") == "deepspeed"
+    trained = "fp32" if is_deepspeed else trained_dtype(model, reading)
+    fields["precision"] = precision_of(autocast, trained, bool(args.tf32))
+    for name, what in MOVES_MEMORY.items():
+        if getattr(args, name, None):
+            reading.not_read.append(f"{name}: {what}")
+    _check_ddp(args, reading)
+    return Found(
+        plan=TrainingPlan(**fields),
+        model=known,
+        not_read=tuple(reading.not_read),
+        parameters=num_parameters(model),
+    )
+
+
+def _autocast(args: "TrainingArguments") -> str:
+    return "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
+
+
+def _value(name: Any) -> str:
+    """Of an enumeration, its value."""
+    return str(getattr(name, "value", name))
+
+
+def _checkpointing(args: Any, model: Any, reading: Reading) -> str:
+    """The newer spelling where the library has it: the older is its alias there."""
+    name = "activation_checkpointing"
+    if not hasattr(args, name):
+        name = "gradient_checkpointing"
+    if not (getattr(args, name) or getattr(model_in(model), f"is_{name}", False)):
+        return "none"
+    options = getattr(args, f"{name}_kwargs", None) or {}
+    if options.get("offload"):
+        reading.not_read.append("checkpoints offloaded to the host: counted on the GPU")
+    every = options.get("every_n_layers", 1)
+    return "full" if every == 1 else f"every-{every}"
+
+
+def _read_deepspeed(args: Any, autocast: str, reading: Reading) -> str:
+    """Stage and offload of the engine; its autocast, where it has one of its own."""
+    config = args.deepspeed_plugin.hf_ds_config.config
+    zero = config.get("zero_optimization") or {}
+    stage = int(zero.get("stage", 0))
+    if stage == 0:
+        raise PlanError(
+            "DeepSpeed's stage 0 has no formula.", hint="Stages 1 to 3 have."
+        )
+    reading.fields |= {
+        "sharding": "deepspeed",
+        "zero_stage": stage,
+        "offload_optimizer": _is_offloaded(zero.get("offload_optimizer")),
+        "offload_parameters": _is_offloaded(zero.get("offload_param")),
+    }
+    for name in ("bf16", "fp16"):
+        enabled = (config.get(name) or {}).get("enabled")
+        if enabled is True:
+            return name
+    return autocast
+
+
+def _is_offloaded(section: Any) -> bool:
+    return bool(section) and section.get("device", "none") != "none"
+
+
+def _read_fsdp(options: Mapping[str, Any], reading: Reading) -> None:
+    """FSDP2: resharding after the forward pass is stage 3, else it is stage 2."""
+    reshards = options.get("reshard_after_forward", True)
+    if options.get("fsdp_version", 2) == 1:
+        reading.not_read.append("FSDP1: counted as FSDP2")
+        reshards = reshards == "full_shard"
+    offloads = bool(options.get("cpu_offload")) and bool(reshards)
+    reading.fields |= {
+        "sharding": "fsdp2",
+        "zero_stage": 3 if reshards else 2,
+        "offload_optimizer": offloads,
+        "offload_parameters": offloads,
+    }
+    if options.get("activation_checkpointing"):
+        reading.fields["activation_checkpointing"] = "full"
+
+
+def _check_ddp(args: Any, reading: Reading) -> None:
+    """The formula has what the Trainer chooses."""
+    if reading.fields["num_gpus"] == 1:
+        return
+    looks = getattr(args, "ddp_find_unused_parameters", None)
+    chosen = reading.fields["activation_checkpointing"] == "none"
+    if looks is not None and looks != chosen:
+        reading.not_read.append(f"ddp_find_unused_parameters={looks}")
+    for name in ("ddp_bucket_cap_mb", "ddp_static_graph"):
+        if getattr(args, name, None) is not None:
+            reading.not_read.append(name)
