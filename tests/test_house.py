@@ -28,6 +28,7 @@ FLOORS = {
     "runner": 2,
     "virtual": 2,
     "accuracy": 3,
+    "campaign": 3,
     "card": 3,
     "diff": 3,
     "reading": 3,
