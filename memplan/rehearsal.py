@@ -16,14 +16,17 @@ from memplan.report import (
     Components,
     Device,
     Holder,
+    HostMemory,
     MarkedPhase,
     MemoryReport,
     ModelSize,
     OutOfMemory,
     PeakMemory,
     PhaseMemory,
+    Source,
 )
 from memplan.runner.settings import STEADY_STEPS
+from memplan.timing import timing_of
 from memplan.units import format_gib
 
 Capture = Mapping[str, Any]
@@ -34,15 +37,20 @@ _LEFT_OUT: Capture = {
     "marked": (),
     "setup": None,
     "peak": None,
+    "error": None,
     "components": None,
     "holders": (),
     "retries": 0,
+    "inactive_split_bytes": 0,
+    "timing": None,
+    "host": None,
+    "outside": None,
     "out_of_memory": None,
     "unsupported": {"operators": (), "reads": (), "calls": ()},
     "assumptions": (),
 }
 """What a process that never came to use the card leaves out."""
-BASIS = (
+REHEARSED = (
     "PyTorch's own allocator on a virtual card, which plays of kernels, streams and "
     "driver what decides memory (docs/virtual-device.md); not measured on a card"
 )
@@ -50,7 +58,7 @@ BASIS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """What was rehearsed, and on what."""
+    """What was run, and on what."""
 
     gpu: Gpu
     plan: TrainingPlan | None = None
@@ -93,20 +101,27 @@ def most_loaded(captures: Iterable[Capture]) -> Capture:
         captures,
         key=lambda capture: (
             uncaught_out_of_memory(capture) is not None,
-            _peak(capture).device_bytes,
+            peak_of(capture).device_bytes,
         ),
     )
 
 
+def source_of(capture: Capture) -> Source:
+    """Measured on a card: never where the card was played, or may have been."""
+    return "rehearsed" if capture.get("is_virtual", True) else "measured"
+
+
 def report_of(capture: Capture, subject: Subject) -> MemoryReport:
     """The report of one process."""
-    peak = _peak(capture)
+    capture = completed(capture)
+    peak = peak_of(capture)
+    outside, libraries = _outside(capture)
     components, unattributed, rounding = _components(capture, peak)
     total, headroom = subject.gpu.total_bytes, subject.headroom_fraction
     left = total - int(total * headroom) - peak.device_bytes
     model = capture["model"] or {}
     return MemoryReport(
-        source="rehearsed",
+        source=source_of(capture),
         plan=subject.plan,
         command=subject.command,
         model=ModelSize(
@@ -117,9 +132,10 @@ def report_of(capture: Capture, subject: Subject) -> MemoryReport:
         device=Device(
             gpu=subject.gpu.slug,
             total_bytes=total,
-            context_bytes=capture["device"]["outside_bytes"],
+            context_bytes=outside,
             torch=capture["versions"].get("torch", "unknown"),
             allocator=_allocator(capture["allocator"]),
+            libraries_bytes=libraries,
         ),
         components=components,
         peak=peak,
@@ -129,7 +145,7 @@ def report_of(capture: Capture, subject: Subject) -> MemoryReport:
         band=Band(
             low_bytes=peak.allocated_bytes,
             high_bytes=peak.allocated_bytes,
-            basis=BASIS,
+            basis=_basis(capture),
         ),
         assumptions=(
             *subject.assumptions,
@@ -147,7 +163,40 @@ def report_of(capture: Capture, subject: Subject) -> MemoryReport:
         fragmentation_bytes=peak.reserved_bytes - peak.allocated_bytes,
         setup_peak_allocated_bytes=(capture["setup"] or {}).get("peak_allocated_bytes"),
         marked=tuple(MarkedPhase(**_only(MarkedPhase, m)) for m in capture["marked"]),
+        timing=timing_of(capture["timing"], subject.plan, subject.gpu),
+        host=_host(capture["host"]),
+        retries=capture["retries"],
+        inactive_split_bytes=capture["inactive_split_bytes"],
     )
+
+
+def _basis(capture: Capture) -> str:
+    """What the figures are figures of."""
+    if source_of(capture) == "rehearsed":
+        return REHEARSED
+    steps = len(capture["steps"])
+    torch = capture["versions"].get("torch", "of unknown version")
+    return (
+        f"measured on {capture['device']['name']}, torch {torch}, "
+        f"{steps} step{'s' * (steps != 1)}"
+    )
+
+
+def _outside(capture: Capture) -> tuple[int, int | None]:
+    """What this process held outside the allocator, and the part its libraries took.
+
+    What other processes held of the card is theirs.
+    """
+    total: int = capture["device"]["outside_bytes"]
+    split = capture.get("outside")
+    if split is None:
+        return total, None
+    came = split["at_end_bytes"] - split["at_start_bytes"]
+    return max(total - (split["others_bytes"] or 0), 0), max(came, 0)
+
+
+def _host(seen: Mapping[str, Any] | None) -> HostMemory | None:
+    return None if seen is None else HostMemory(**_only(HostMemory, seen))
 
 
 def out_of_memory_of(capture: Capture) -> OutOfMemory | None:
@@ -187,9 +236,9 @@ def _name(subject: Subject, model: Mapping[str, Any]) -> str:
     return model.get("name") or " ".join(subject.command or ("model",))
 
 
-def _peak(capture: Capture) -> PeakMemory:
+def peak_of(capture: Capture) -> PeakMemory:
     """The peak of the steady step, else of what was marked, else where memory ended."""
-    outside = capture["device"]["outside_bytes"]
+    outside, _ = _outside(capture)
     steady, error = capture["peak"], uncaught_out_of_memory(capture)
     if steady is not None:
         return _peak_memory(steady, outside, steady["phase"], steady["step"] or 0)
@@ -206,7 +255,7 @@ def _peak(capture: Capture) -> PeakMemory:
 
 def _highest(phase: Mapping[str, Any]) -> dict[str, int]:
     """The peaks of a phase under the names of a peak."""
-    kinds = ("requested_bytes", "allocated_bytes", "reserved_bytes")
+    kinds = ("requested_bytes", "allocated_bytes", "reserved_bytes", "active_bytes")
     return {kind: phase.get(f"peak_{kind}", 0) for kind in kinds}
 
 
@@ -222,6 +271,7 @@ def _peak_memory(
         step=step,
         module=seen.get("module") or "",
         line=seen.get("line") or "",
+        active_bytes=seen.get("active_bytes"),
     )
 
 

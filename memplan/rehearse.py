@@ -9,7 +9,7 @@ report. Out of memory is a result (`shortage.py`).
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,16 +20,25 @@ from memplan.hardware import Gpu, custom_gpu, find_gpu
 from memplan.models import Model
 from memplan.models.workload import generation_of, lengths_of
 from memplan.plan import TrainingPlan
-from memplan.rehearsal import Subject, out_of_memory_of, report_of
+from memplan.rehearsal import Capture, Subject, out_of_memory_of
 from memplan.report import MemoryReport
 from memplan.requirements import check_requirements
+from memplan.run import (
+    Run,
+    Say,
+    VirtualCards,
+    perform,
+    profiled_of,
+    training_program,
+)
 from memplan.runner.command import find_command
 from memplan.runner.settings import DEVICES_OF_A_NODE, STEADY_STEPS
 from memplan.runner.training.refusals import check
 from memplan.savings import savings_of
 from memplan.shortage import with_need
 from memplan.units import format_gib
-from memplan.virtual_run import Say, VirtualRun, perform, training_program
+
+Keep = Callable[[tuple[Capture, ...]], None]
 
 
 def rehearse(
@@ -40,10 +49,12 @@ def rehearse(
     snapshot: Path | None = None,
     require: Sequence[str] = (),
     say: Say = lambda line: None,
+    keep: Keep = lambda processes: None,
 ) -> MemoryReport:
     """Build a plan's model and train it on the virtual card, as one of its ranks.
 
-    `say` is told what happens meanwhile, a line at a time.
+    `say` is told what happens meanwhile, a line at a time; `keep` is given what each
+    process saw, as a capture file keeps it.
 
     Raises:
         MemplanError: the plan cannot be rehearsed, or not on this machine.
@@ -54,7 +65,7 @@ def rehearse(
     context, basis = outside_allocator(gpu, plan.context_bytes, plan.num_gpus)
     _check_room(gpu, context)
     check_requirements(sys.executable, require)
-    rehearsal = VirtualRun(
+    rehearsal = Run(
         subject=Subject(
             gpu=gpu,
             plan=plan,
@@ -67,14 +78,15 @@ def rehearse(
         ),
         words=training_program(plan, steps),
         interpreter=sys.executable,
-        num_devices=min(plan.num_gpus, DEVICES_OF_A_NODE),
-        context_bytes=context,
+        cards=VirtualCards(
+            num_devices=min(plan.num_gpus, DEVICES_OF_A_NODE), context_bytes=context
+        ),
         rank=rank if plan.num_gpus > 1 else None,
         world_size=plan.num_gpus if plan.num_gpus > 1 else None,
         steps=steps,
         snapshot=snapshot,
     )
-    return _with_savings(plan, _rehearse(rehearsal, say))
+    return _with_savings(plan, _rehearse(rehearsal, say, keep))
 
 
 def rehearse_program(
@@ -90,6 +102,7 @@ def rehearse_program(
     require: Sequence[str] = (),
     headroom_fraction: float = 0.05,
     say: Say = lambda line: None,
+    keep: Keep = lambda processes: None,
 ) -> MemoryReport:
     """Run a program, unchanged, on the virtual card.
 
@@ -113,7 +126,7 @@ def rehearse_program(
     _check_room(card, context)
     check_requirements(found.interpreter, require)
     return _rehearse(
-        VirtualRun(
+        Run(
             subject=Subject(
                 gpu=card,
                 command=tuple(command),
@@ -122,14 +135,16 @@ def rehearse_program(
             ),
             words=found.words,
             interpreter=found.interpreter,
-            num_devices=min(num_ranks, DEVICES_OF_A_NODE),
-            context_bytes=context,
+            cards=VirtualCards(
+                num_devices=min(num_ranks, DEVICES_OF_A_NODE), context_bytes=context
+            ),
             rank=None if num_gpus in (None, 1) else rank,
             world_size=None if num_gpus == 1 else num_gpus,
             steps=steps,
             snapshot=snapshot,
         ),
         say,
+        keep,
     )
 
 
@@ -179,16 +194,21 @@ def _as_rank(rank: int, num_gpus: int) -> tuple[str, ...]:
     )
 
 
-def _rehearse(run: VirtualRun, say: Say) -> MemoryReport:
+def _rehearse(run: Run, say: Say, keep: Keep) -> MemoryReport:
     """Run, and where memory ends, find out what would have been needed."""
-    capture, assumptions = perform(run, say)
-    subject = run.subject
-    subject = replace(subject, assumptions=(*subject.assumptions, *assumptions))
-    report = report_of(capture, subject)
-    error = out_of_memory_of(capture)
-    if error is None:
-        return report
-    return with_need(replace(run, subject=subject), report, error, say)
+    performed = perform(run, say)
+    if performed.is_interrupted:
+        raise KeyboardInterrupt
+    if performed.failure is not None:
+        raise performed.failure
+    seen = profiled_of(performed, run.subject)
+    error = out_of_memory_of(performed.chosen)
+    if error is not None:
+        lines = (*run.subject.assumptions, *performed.assumptions)
+        subject = replace(run.subject, assumptions=lines)
+        seen = with_need(replace(run, subject=subject), seen, error, say)
+    keep(seen.processes)
+    return seen.report
 
 
 def _with_savings(plan: TrainingPlan, report: MemoryReport) -> MemoryReport:

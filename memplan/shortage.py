@@ -10,40 +10,45 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from memplan.errors import MemplanError, ProgramError
-from memplan.rehearsal import Capture, lowest_capability, out_of_memory_of, report_of
+from memplan.rehearsal import lowest_capability, out_of_memory_of, report_of
 from memplan.remedies import cards_that_hold, likely_changes
 from memplan.report import MemoryReport, OutOfMemory, Remedy
-from memplan.runner.training.refusals import check
-from memplan.virtual_run import (
+from memplan.run import (
     ALLOCATOR_SETTINGS,
+    Performed,
+    Profiled,
+    Run,
     Say,
-    VirtualRun,
     perform,
+    profiled_of,
     training_program,
 )
+from memplan.runner.training.refusals import check
 
 UNLIMITED_BYTES = 2**42
 """A card of 4 TiB: no run needs more on one GPU."""
 EXPANDABLE = "expandable_segments:True"
 
 
-def with_need(
-    run: VirtualRun, at_error: MemoryReport, error: OutOfMemory, say: Say
-) -> MemoryReport:
-    """The report of a run that ran out of memory, with what it would have taken."""
+def with_need(run: Run, at_error: Profiled, error: OutOfMemory, say: Say) -> Profiled:
+    """What a run showed that ran out of memory, with what it would have taken."""
     say("Out of memory. Rehearsing once more on a card without limit, for the need.")
     run = replace(run, snapshot=None, is_quiet=True)
-    capture = _capture_of(replace(run, total_bytes=UNLIMITED_BYTES), say)
-    if capture is None:
+    assert run.cards is not None
+    unlimited = replace(run.cards, total_bytes=UNLIMITED_BYTES)
+    performed = _performed(replace(run, cards=unlimited), say)
+    if performed is None:
         error = replace(error, remedies=tuple(_growing_segments(run, say)))
-        return replace(at_error, fits=False, out_of_memory=error)
-    needed = report_of(capture, run.subject)
+        report = replace(at_error.report, fits=False, out_of_memory=error)
+        return replace(at_error, report=report)
+    seen = profiled_of(replace(performed, assumptions=()), run.subject)
+    needed = seen.report
     remedies = (
         *_growing_segments(run, say, needed),
         *_changes_of_the_plan(run, say, needed),
-        *_more_room(run, needed, error, lowest_capability(capture)),
+        *_more_room(run, needed, error, lowest_capability(performed.chosen)),
     )
-    return replace(
+    report = replace(
         needed,
         fits=False,
         assumptions=(
@@ -55,10 +60,11 @@ def with_need(
             error, needed_bytes=needed.peak.device_bytes, remedies=remedies
         ),
     )
+    return replace(seen, report=report)
 
 
 def _more_room(
-    run: VirtualRun,
+    run: Run,
     needed: MemoryReport,
     error: OutOfMemory,
     lowest_capability: tuple[int, int],
@@ -75,15 +81,15 @@ def _more_room(
 
 
 def _growing_segments(
-    run: VirtualRun, say: Say, needed: MemoryReport | None = None
+    run: Run, say: Say, needed: MemoryReport | None = None
 ) -> Iterator[Remedy]:
     """Segments that grow in place, where what is needed at once would find room."""
     name = next(filter(os.environ.get, ALLOCATOR_SETTINGS), ALLOCATOR_SETTINGS[0])
     settings = os.environ.get(name, "")
     if "expandable_segments" in settings:
         return
-    if needed is not None:
-        at_once = needed.peak.allocated_bytes + run.context_bytes
+    if needed is not None and run.cards is not None:
+        at_once = needed.peak.allocated_bytes + run.cards.context_bytes
         if at_once >= run.subject.gpu.total_bytes:
             return
     settings = ",".join(filter(None, [settings, EXPANDABLE]))
@@ -91,9 +97,7 @@ def _growing_segments(
     yield from _if_it_fits(f"{name}={settings}", changed, say)
 
 
-def _changes_of_the_plan(
-    run: VirtualRun, say: Say, needed: MemoryReport
-) -> Iterator[Remedy]:
+def _changes_of_the_plan(run: Run, say: Say, needed: MemoryReport) -> Iterator[Remedy]:
     """Of each kind of change the least that fits."""
     plan = run.subject.plan
     if plan is None:
@@ -116,23 +120,27 @@ def _changes_of_the_plan(
             yield replace(remedy, changes_answers=change.changes_answers)
 
 
-def _if_it_fits(change: str, run: VirtualRun, say: Say) -> Iterator[Remedy]:
+def _if_it_fits(change: str, run: Run, say: Say) -> Iterator[Remedy]:
     """The change as a remedy, if a rehearsal with it fits."""
     say(f"Rehearsing with {change}.")
-    capture = _capture_of(run, say)
-    if capture is None:
+    performed = _performed(run, say)
+    if performed is None:
         return
-    report = report_of(capture, run.subject)
+    report = report_of(performed.chosen, run.subject)
     if report.fits:
         yield Remedy(
             change=change, basis="rehearsed", device_bytes=report.peak.device_bytes
         )
 
 
-def _capture_of(run: VirtualRun, say: Say) -> Capture | None:
-    """The capture of one more run; None if that comes to nothing either."""
+def _performed(run: Run, say: Say) -> Performed | None:
+    """One more run; None if it comes to nothing either."""
     try:
-        capture, _ = perform(run, say)
+        performed = perform(run, say)
     except ProgramError:
         return None
-    return None if out_of_memory_of(capture) else capture
+    if performed.is_interrupted:
+        raise KeyboardInterrupt
+    if performed.failure or out_of_memory_of(performed.chosen):
+        return None
+    return performed

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 from captures import MIB, capture, figures, out_of_memory_capture, step
 
+import memplan.run
 import memplan.shortage
-import memplan.virtual_run
 from memplan import TrainingPlan, estimate, rehearse, rehearse_program
 from memplan.errors import (
     CommandError,
@@ -23,7 +23,14 @@ from memplan.runner.launch import Outcome
 from memplan.units import GiB
 
 PROGRAM = [sys.executable, "-c", "pass"]
-NOTHING = {"device": None, "ended": "finished", "error": None, "rank": 0}
+NOTHING = {
+    "device": None,
+    "ended": "finished",
+    "error": None,
+    "rank": 0,
+    "local_rank": 0,
+    "world_size": 1,
+}
 
 
 class Launcher:
@@ -57,11 +64,9 @@ class Launcher:
 @pytest.fixture
 def launcher(monkeypatch):
     made = Launcher()
-    monkeypatch.setattr(memplan.virtual_run, "launch", made.launch)
-    monkeypatch.setattr(
-        memplan.virtual_run, "virtual_environment", made.virtual_environment
-    )
-    for name in memplan.virtual_run.ALLOCATOR_SETTINGS:
+    monkeypatch.setattr(memplan.run, "launch", made.launch)
+    monkeypatch.setattr(memplan.run, "virtual_environment", made.virtual_environment)
+    for name in memplan.run.ALLOCATOR_SETTINGS:
         monkeypatch.delenv(name, raising=False)
     return made
 
@@ -107,7 +112,7 @@ def test_without_a_number_of_gpus_a_launcher_starts_its_own_ranks(launcher):
     assert launcher.programs[0].world_size is None
     assert launcher.cards[0]["num_devices"] == 2
     assert report.num_gpus == 2
-    assert any("2 processes used a card" in line for line in report.assumptions)
+    assert any("rank 0 of 2 held most" in line for line in report.assumptions)
 
 
 def test_a_plan_is_the_program_that_trains_it(launcher):

@@ -1,6 +1,6 @@
 """Starts a program with the runner inside it, waits, and collects what it captured.
 
-    environment of the card + bootstrap first on PYTHONPATH + MEMPLAN_RUNNER
+    environment of a card + bootstrap first on PYTHONPATH + MEMPLAN_RUNNER
       -> supervise.py -> the program -> capture-<pid>.json of every process with a GPU
 
 The program's output goes to stderr as it comes, since stdout belongs to the report. A
@@ -22,8 +22,9 @@ from typing import Any
 from memplan.runner import supervise
 from memplan.runner.settings import STEADY_STEPS
 
-GRACE_S = 5
-"""From Ctrl-C to the end of what has not ended by itself."""
+GRACE_S = 15
+"""From Ctrl-C to the end of what has not ended by itself: a process writes its capture
+before it goes. A second Ctrl-C waits no longer."""
 STDERR = 2
 
 _RUNNER = Path(__file__).parent
@@ -37,10 +38,13 @@ class Program:
     environment: Mapping[str, str]
     """Beside that of this process: the card, the allocator's settings."""
     steps: int = STEADY_STEPS
+    timed_steps: int = 0
     is_virtual: bool = True
     rank: int | None = None
     """The rank that one process plays, of `world_size`; None: as the program says."""
     world_size: int | None = None
+    has_nccl: bool = True
+    """Whether that rank's NCCL can do without its peers; else no group is NCCL's."""
     snapshot: Path | None = None
     is_quiet: bool = False
     """Drop what the program prints."""
@@ -54,14 +58,12 @@ class Outcome:
     captures: tuple[dict[str, Any], ...]
     is_repeatable: bool
     """Addresses were those of every run: so are the bytes."""
+    is_interrupted: bool = False
+    """By Ctrl-C; the captures are those of what had been seen."""
 
 
 def launch(program: Program) -> Outcome:
-    """Run a program to its end.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C, after the program and all of its processes ended.
-    """
+    """Run a program to its end, or until Ctrl-C has ended it and all it started."""
     with tempfile.TemporaryDirectory(prefix="memplan-") as name:
         folder = Path(name)
         request = folder / "request.json"
@@ -74,8 +76,12 @@ def launch(program: Program) -> Outcome:
             stderr=output,
             start_new_session=True,
         )
+        is_interrupted = False
         try:
             exit_code = process.wait()
+        except KeyboardInterrupt:
+            _interrupt(process)
+            exit_code, is_interrupted = 128 + signal.SIGINT, True
         except BaseException:
             _interrupt(process)
             raise
@@ -83,6 +89,7 @@ def launch(program: Program) -> Outcome:
             exit_code=exit_code,
             captures=_captures(folder),
             is_repeatable=not (folder / supervise.RANDOMIZED).exists(),
+            is_interrupted=is_interrupted,
         )
 
 
@@ -104,9 +111,11 @@ def _request(program: Program, folder: Path) -> dict[str, Any]:
                 {
                     "folder": str(folder),
                     "steps": program.steps,
+                    "timed_steps": program.timed_steps,
                     "virtual": program.is_virtual,
                     "rank": program.rank,
                     "world_size": program.world_size,
+                    "has_nccl": program.has_nccl,
                     "snapshot": program.snapshot and str(program.snapshot.resolve()),
                     "package": str(_RUNNER.parent),
                 }

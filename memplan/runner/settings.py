@@ -20,12 +20,14 @@ class Settings:
     folder: Path
     """Where captures go."""
     steps: int = STEADY_STEPS
-    """How many training steps to run."""
-    virtual: bool = True
-    """Whether the card is the virtual one."""
+    """Training steps whose memory is watched."""
+    timed_steps: int = 0
+    """Steps after those, of which only the time is taken."""
     rank: int | None = None
     """The rank that this one process plays, of `world_size`; None: as it is started."""
     world_size: int | None = None
+    has_nccl: bool = True
+    """Whether NCCL can do without the peers of that rank, as a virtual card's can."""
     snapshot: Path | None = None
     """Where torch's own snapshot goes, if anywhere."""
 
@@ -36,8 +38,9 @@ class Settings:
         return cls(
             folder=Path(data["folder"]),
             steps=data.get("steps", STEADY_STEPS),
-            virtual=data.get("virtual", True),
+            timed_steps=data.get("timed_steps", 0),
             rank=data.get("rank"),
             world_size=data.get("world_size"),
+            has_nccl=data.get("has_nccl", True),
             snapshot=Path(snapshot) if snapshot else None,
         )

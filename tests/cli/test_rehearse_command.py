@@ -9,6 +9,7 @@ from captures import capture, out_of_memory_capture
 
 from memplan import from_json
 from memplan.errors import ProgramError
+from memplan.run import Performed, VirtualCards
 
 PROGRAM = ("rehearse", "--gpu", "rtx-4090", "--", sys.executable, "-c", "pass")
 
@@ -24,7 +25,7 @@ def rehearsed(monkeypatch):
             found = captures[min(len(runs), len(captures)) - 1]
             if isinstance(found, Exception):
                 raise found
-            return found, ()
+            return Performed(chosen=found, captures=(found,), assumptions=())
 
         monkeypatch.setattr(import_module("memplan.rehearse"), "perform", perform)
         return runs
@@ -61,7 +62,11 @@ def test_the_command_keeps_its_own_flags(memplan, rehearsed):
         (("--steps", "7"), "steps", 7),
         (("--num-gpus", "64", "--rank", "3"), "rank", 3),
         (("--num_gpus", "64"), "world_size", 64),
-        (("--context-memory", "700MiB"), "context_bytes", 700 * 2**20),
+        (
+            ("--context-memory", "700MiB"),
+            "cards",
+            VirtualCards(num_devices=1, context_bytes=700 * 2**20),
+        ),
     ],
 )
 def test_flags_reach_the_run(memplan, rehearsed, flags, attribute, value):

@@ -131,7 +131,8 @@ def test_what_the_program_leaves_running_is_ended(tmp_path):
 PARENT = """
     import sys
     from memplan.runner.launch import Program, launch
-    launch(Program(command=tuple(sys.argv[1:]), environment={}))
+    if launch(Program(command=tuple(sys.argv[1:]), environment={})).is_interrupted:
+        raise KeyboardInterrupt
 """
 FAMILY = """
     import os, signal, subprocess, sys, time
