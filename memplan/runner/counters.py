@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-KINDS = ("requested", "allocated", "reserved")
+from memplan.runner.patches import Patches
+
+KINDS = ("requested", "allocated", "active", "reserved")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +22,11 @@ class Reading:
 
     peak_requested_bytes: int
     peak_allocated_bytes: int
+    peak_active_bytes: int
     peak_reserved_bytes: int
     end_requested_bytes: int
     end_allocated_bytes: int
+    end_active_bytes: int
     end_reserved_bytes: int
 
     def and_then(self, later: "Reading") -> "Reading":
@@ -30,12 +34,17 @@ class Reading:
         return Reading(
             max(self.peak_requested_bytes, later.peak_requested_bytes),
             max(self.peak_allocated_bytes, later.peak_allocated_bytes),
+            max(self.peak_active_bytes, later.peak_active_bytes),
             max(self.peak_reserved_bytes, later.peak_reserved_bytes),
             later.end_requested_bytes,
             later.end_allocated_bytes,
+            later.end_active_bytes,
             later.end_reserved_bytes,
         )
 
+
+NOTHING = Reading(0, 0, 0, 0, 0, 0, 0, 0)
+"""Of a device that was not used."""
 
 Peaks = dict[tuple[str, ...], int]
 """Peaks by their place in the allocator's nested statistics."""
@@ -45,17 +54,32 @@ class Counters:
     """Reads the allocator of every device of this process."""
 
     def __init__(self) -> None:
-        self._read = torch._C._cuda_memoryStats
-        self._restart = torch._C._cuda_resetPeakMemoryStats
+        self._patches = Patches()
+        self._is_attached = False
         self._ours: dict[int, Peaks] = {}
         self._theirs: dict[int, Peaks] = {}
 
-    def install(self) -> None:
+    def attach(self) -> None:
         """Stand between the program and the allocator's peaks."""
+        self._is_attached = True
+        self._ours.clear()
+        self._patches.restore()
+        self._read = torch._C._cuda_memoryStats
+        self._restart = torch._C._cuda_resetPeakMemoryStats
         for name in ("_cuda_memoryStats", "_accelerator_getDeviceStats"):
-            vars(torch._C)[name] = self._read_for_program
+            self._patches.replace(torch._C, name, self._read_for_program)
         for name in ("_cuda_resetPeakMemoryStats", "_accelerator_resetPeakStats"):
-            vars(torch._C)[name] = self._restart_for_program
+            self._patches.replace(torch._C, name, self._restart_for_program)
+
+    def detach(self) -> None:
+        """Leave, as soon as the allocator's peaks are what the program takes them for.
+
+        They are once it begins them anew: until then it is told the higher ones that
+        the allocator knew before they were begun for us.
+        """
+        self._is_attached = False
+        if not self._theirs:
+            self._patches.restore()
 
     def take(self) -> dict[int, Reading]:
         """Peaks since the last call, for each device in use; they begin anew."""
@@ -82,6 +106,8 @@ class Counters:
         _keep(self._read(device), self._ours.setdefault(device, {}))
         self._theirs.pop(device, None)
         self._restart(device)
+        if not self._is_attached:
+            self.detach()
 
 
 def _peaks(
@@ -113,3 +139,7 @@ def _reading(stats: dict[str, Any], kept: Peaks) -> Reading:
         ),
         *(some["current"] for some in values),
     )
+
+
+COUNTERS = Counters()
+"""The allocator has one set of peaks, so a process has one of these."""

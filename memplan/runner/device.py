@@ -4,9 +4,16 @@ Its libraries are preloaded, so their functions are found among the process's ow
 """
 
 import ctypes
+from functools import cache
 from typing import Any
 
 import torch
+
+
+@cache
+def is_virtual() -> bool:
+    """Whether the card that this process meets is a virtual one, whoever set it up."""
+    return hasattr(ctypes.CDLL(None), "vd_unsupported_calls")
 
 
 def unsupported_calls() -> list[dict[str, Any]]:

@@ -14,13 +14,14 @@ from typing import Any
 from weakref import ref
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from memplan.runner.labels import Label, Role
 from memplan.runner.tags import Tags
 from memplan.runner.tensors import address_of, tensors_in
 
 CLAIMED = "memplan"
-"""Key in a node's metadata: some module has claimed it."""
+"""Key in a node's metadata: some module has claimed it, in the eyes of a `Graph`."""
 RAW = "_raw_saved_"
 VIEWS = (
     "AliasBackward0",
@@ -46,6 +47,23 @@ class Graph:
 
     def __init__(self, tags: Tags) -> None:
         self._tags = tags
+        self._is_attached = True
+        self._mark = object()
+        self._leaves: list[RemovableHandle] = []
+        """Hooks of leaves: DDP keeps those nodes for as long as it lives."""
+
+    def detach(self) -> None:
+        """Be told nothing more by the nodes that there are."""
+        self._is_attached = False
+        for handle in self._leaves:
+            handle.remove()
+        self._leaves.clear()
+
+    def forget_freed(self) -> None:
+        """Of hooks whose nodes are gone nothing is left to remove."""
+        self._leaves = [
+            handle for handle in self._leaves if handle.hooks_dict_ref() is not None
+        ]
 
     def claim(self, output: Any, path: str, module: torch.nn.Module | None) -> None:
         """The nodes behind these tensors that no module has claimed are `path`'s."""
@@ -56,9 +74,9 @@ class Graph:
         ]
         while todo:
             node = todo.pop()
-            if CLAIMED in node.metadata:
+            if node.metadata.get(CLAIMED) is self._mark:
                 continue
-            node.metadata[CLAIMED] = path
+            node.metadata[CLAIMED] = self._mark
             self._note_saved(node, path, module)
             self._hook(node, path)
             todo += [inner for inner, _ in node.next_functions if inner is not None]
@@ -80,10 +98,13 @@ class Graph:
     def _hook(self, node: Node, path: str) -> None:
         kind = _kind(node)
         if node.name() == LEAF:
-            node.register_prehook(self._at_leaf(node.variable, path))
+            hook = self._at_leaf(node.variable, path)
+            self._leaves.append(node.register_prehook(hook))
             return
 
         def before(gradients: tuple[torch.Tensor | None, ...]) -> None:
+            if not self._is_attached:
+                return
             self._note_gradients(gradients, Role.PASSING, path, f"gradient of {kind}")
             self._tags.put_node(kind, path)
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from memplan.runner.lines import Frame
+from memplan.runner.patches import Patches
 
 MOST_EVENTS = 200_000
 """A few steps of a large model, at about a kilobyte each."""
@@ -26,23 +27,60 @@ ACTIVE = ("active_allocated", "active_pending_free", "active_awaiting_free")
 NEVER = 1 << 62
 
 
-def record() -> None:
-    """Have the allocator keep its history, from now on."""
-    start = torch.cuda.memory._record_memory_history
-    start(
-        "all",
-        context="alloc",
-        stacks="python",
-        max_entries=MOST_EVENTS,
-        skip_actions=["free_requested"],
-    )
-    # One recording at a time: the program's own would end this one, and finds in a
-    # snapshot what it wants all the same.
-    torch.cuda.memory._record_memory_history = _is_recorded_already
+class Recording:
+    """Has the allocator keep its history.
 
+    One recording at a time: the program's own would end this one, and finds in a
+    snapshot what it wants all the same. It begins when this one has ended.
+    """
 
-def _is_recorded_already(*args: Any, **kwargs: Any) -> None:
-    """In place of the program's own recording."""
+    def __init__(self) -> None:
+        self._record = torch.cuda.memory._record_memory_history
+        self._patches = Patches()
+        self._is_attached = False
+        self._asked: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        """What the program would have recorded."""
+
+    def attach(self) -> None:
+        """Record from here on, or from the beginning of CUDA."""
+        self._is_attached = True
+        torch.cuda._lazy_call(self._start)  # type: ignore[no-untyped-call]
+
+    def detach(self) -> None:
+        """Leave the recording to the program."""
+        is_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        self._is_attached = False
+        self._patches.restore()
+        if not is_used:
+            return
+        self._record(None)
+        if self._asked is not None:
+            args, kwargs = self._asked
+            self._record(*args, **kwargs)
+
+    def _start(self) -> None:
+        if not self._is_attached:
+            return
+        if torch._C._cuda_isHistoryEnabled():
+            self._asked = (), {}
+        self._record(
+            "all",
+            context="alloc",
+            stacks="python",
+            max_entries=MOST_EVENTS,
+            clear_history=True,
+            skip_actions=["free_requested"],
+        )
+        self._patches.replace(
+            torch.cuda.memory, "_record_memory_history", self._record_later
+        )
+
+    def _record_later(self, *args: Any, **kwargs: Any) -> None:
+        """In place of the program's own recording."""
+        if self._is_attached:
+            self._asked = args, kwargs
+        else:
+            self._record(*args, **kwargs)
 
 
 @dataclass(slots=True, eq=False)

@@ -2,10 +2,11 @@
 
 `Module.__call__` is wrapped rather than hooked: global hooks are traced into compiled
 regions, cost guards there, and make `torch.compile` warn. Dynamo takes a module's
-`__call__` for the plain one if it was in place when Dynamo was imported, and goes
-straight to `forward`, so compiled regions are as they would be.
+`__call__` for the plain one if it was in place when Dynamo was imported, or is told so,
+and goes straight to `forward`: compiled regions are as they would be.
 """
 
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,8 +16,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch._guards import TracingContext
 
+from memplan.runner.patches import Patches
+
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Parts of a module's path that DDP, compiling and sharding put there."""
+
+DYNAMO = ("torch._dynamo.utils", "torch._dynamo.variables.nn_module")
+PLAIN_CALL = "unpatched_nn_module_call"
+"""Where Dynamo keeps the call that it need not look into."""
 
 
 class Listener(Protocol):
@@ -36,6 +43,8 @@ class ModuleCalls:
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
+        self._patches = Patches()
+        self.is_attached = False
         self._local = threading.local()
         self._paths: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
 
@@ -58,12 +67,13 @@ class ModuleCalls:
         """The path of a module below the outermost one that was called."""
         return self._paths.get(module) or type(module).__name__
 
-    def install(self) -> None:
+    def attach(self) -> None:
+        """See calls from here on."""
         original = torch.nn.Module.__call__
-        begin, end, fail = self._begin, self._end, self._fail
+        calls, begin, end, fail = self, self._begin, self._end, self._fail
 
         def __call__(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
-            if is_tracing():
+            if not calls.is_attached or is_tracing():
                 return original(self, *args, **kwargs)
             begin(self, args, kwargs)
             try:
@@ -77,7 +87,16 @@ class ModuleCalls:
         hide_from_dynamo(__call__, its_callees=False)
         for callee in (ModuleCalls._begin, ModuleCalls._end, ModuleCalls._fail):
             hide_from_dynamo(callee)
-        torch.nn.Module.__call__ = __call__  # type: ignore[method-assign]
+        self.is_attached = True
+        self._patches.replace(torch.nn.Module, "__call__", __call__)
+        _plain_to_dynamo(original, __call__)
+
+    def detach(self) -> None:
+        """See no more; calls that are running end as if nobody had seen them."""
+        self.is_attached = False
+        ours = torch.nn.Module.__call__
+        self._patches.restore()
+        _plain_to_dynamo(ours, torch.nn.Module.__call__)
 
     def _begin(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -94,12 +113,14 @@ class ModuleCalls:
 
     def _end(self, module: torch.nn.Module, output: Any) -> None:
         self.stack.pop()
-        self._listener.call_ends(module, output)
+        if self.is_attached:
+            self._listener.call_ends(module, output)
 
     def _fail(self) -> None:
         """A checkpoint leaves by an exception once it has recomputed enough."""
         self.stack.pop()
-        self._listener.call_fails()
+        if self.is_attached:
+            self._listener.call_fails()
 
     def _name_modules(self, root: torch.nn.Module) -> None:
         self._paths[root] = type(root).__name__
@@ -110,6 +131,14 @@ class ModuleCalls:
 def plain_path(path: str) -> str:
     """A module's or parameter's path without what wraps it."""
     return ".".join(part for part in path.split(".") if part not in WRAPPERS)
+
+
+def _plain_to_dynamo(before: Callable[..., Any], now: Callable[..., Any]) -> None:
+    """What Dynamo took for the plain call, if it has been imported."""
+    for name in DYNAMO:
+        module = sys.modules.get(name)
+        if getattr(module, PLAIN_CALL, None) is before:
+            setattr(module, PLAIN_CALL, now)
 
 
 def is_tracing() -> bool:

@@ -6,6 +6,7 @@ may be caught.
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from memplan.runner.history import History, write_snapshot
 from memplan.runner.lines import line_here
 from memplan.runner.phases import SETUP, Timeline
 from memplan.runner.tags import Tags
+
+Observer = Callable[[int, int, int, int], None]
+_observers: list[Observer] = []
+"""Who is told when memory runs out."""
 
 
 class OutOfMemory:
@@ -34,12 +39,14 @@ class OutOfMemory:
         self._path = path
         self.last: dict[str, Any] | None = None
 
-    def install(self) -> None:
-        torch.cuda._lazy_call(self._attach)  # type: ignore[no-untyped-call]
+    def attach(self) -> None:
+        """Be told from here on, or from the beginning of CUDA."""
+        _observers.append(self._observe)
+        _have_observers_told()
 
-    def _attach(self) -> None:
-        attach = vars(torch._C)["_cuda_attach_out_of_memory_observer"]
-        attach(self._observe)
+    def detach(self) -> None:
+        """Be told no more."""
+        _observers.remove(self._observe)
 
     def _observe(self, device: int, segment: int, total: int, free: int) -> None:
         """Called by the allocator; `segment` is what it asked of the card."""
@@ -67,3 +74,15 @@ class OutOfMemory:
             "components": components_of(held),
             "holders": largest_holders(held),
         }
+
+
+@cache
+def _have_observers_told() -> None:
+    """Once a process: the allocator never lets go of whom it calls."""
+    attach = vars(torch._C)["_cuda_attach_out_of_memory_observer"]
+    torch.cuda._lazy_call(lambda: attach(_tell))  # type: ignore[no-untyped-call]
+
+
+def _tell(device: int, segment: int, total: int, free: int) -> None:
+    for observer in tuple(_observers):
+        observer(device, segment, total, free)

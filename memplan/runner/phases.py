@@ -10,6 +10,7 @@ last, and every stretch of time owns what was reached within it.
 
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 from memplan.runner.counters import Reading
@@ -48,6 +49,10 @@ class Step:
     optimizers: Counter[int] = field(default_factory=Counter)
     first_update: int = 0
     """Of all updates of the program, the first that fell into this step."""
+
+
+CALLED = ("_take", "_note_change")
+"""What a timeline calls: no part of what it knows."""
 
 
 class Timeline:
@@ -177,6 +182,15 @@ class Timeline:
                 return
 
     # The end
+
+    def closed(self) -> "Timeline":
+        """As it would be if the program ended now; this one goes on."""
+        self.advance()
+        ended = Timeline(dict)
+        state = {name: vars(self)[name] for name in vars(self) if name not in CALLED}
+        vars(ended).update(deepcopy(state))
+        ended.finish()
+        return ended
 
     def finish(self) -> None:
         """Close what is open; a step that was not completed does not count.

@@ -12,9 +12,11 @@ from weakref import WeakSet
 
 import torch
 from torch.optim import optimizer as optimizers
+from torch.utils.hooks import RemovableHandle
 
 from memplan.runner.model import ModelSize, model_size
 from memplan.runner.modules import ModuleCalls, is_tracing
+from memplan.runner.patches import Patches
 from memplan.runner.phases import Timeline
 from memplan.runner.witness import Witness
 
@@ -54,6 +56,9 @@ class Signals:
         self._timeline = timeline
         self._witness = witness
         self._stop_if_due = stop_if_due
+        self._patches = Patches()
+        self._hooks: list[RemovableHandle] = []
+        self.is_attached = False
         self._lock = threading.Lock()
         self._depth = 0
         self._num_replays = 0
@@ -72,14 +77,26 @@ class Signals:
         """Whether the engine is running, in whichever thread."""
         return self._depth > 0
 
-    def install(self) -> None:
-        self.modules.install()
+    def attach(self) -> None:
+        """Pass on what is told, from here on."""
+        self.is_attached = True
+        self.modules.attach()
         self._wrap_losses()
         self._wrap_engine()
         self._wrap_replay()
         self._watch_new_optimizers()
-        optimizers.register_optimizer_step_pre_hook(self._optimizer_begins)
-        optimizers.register_optimizer_step_post_hook(self._optimizer_ends)
+        self._hooks = [
+            optimizers.register_optimizer_step_pre_hook(self._optimizer_begins),
+            optimizers.register_optimizer_step_post_hook(self._optimizer_ends),
+        ]
+
+    def detach(self) -> None:
+        """Leave PyTorch as it was; what is running ends as if nobody had seen it."""
+        self.is_attached = False
+        self.modules.detach()
+        self._patches.restore()
+        for hook in self._hooks:
+            hook.remove()
 
     # Module calls
 
@@ -89,6 +106,8 @@ class Signals:
         self._witness.module_is_called(self.modules, (args, kwargs))
         if self._is_outermost(len(self.modules.stack) - 1, module):
             self._model_begins(module)
+            if not self.is_attached:
+                return  # the steps that were to be seen are over
             self._witness.model_begins(args, kwargs)
         self._witness.module_begins(self.modules)
 
@@ -110,6 +129,8 @@ class Signals:
     def _model_begins(self, module: torch.nn.Module) -> None:
         if torch.is_grad_enabled():
             self._stop_if_due()
+            if not self.is_attached:
+                return
             self._note(module, self.trained)
             step = self._timeline.step_number
             self._timeline.forward_begins()
@@ -143,12 +164,13 @@ class Signals:
         functional = torch.nn.functional
         for name in LOSSES:
             if hasattr(functional, name):
-                setattr(functional, name, self._as_loss(getattr(functional, name)))
+                loss = self._as_loss(getattr(functional, name))
+                self._patches.replace(functional, name, loss)
 
     def _as_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def loss(*args: Any, **kwargs: Any) -> Any:
-            if not is_tracing() and not self.in_backward:
+            if self.is_attached and not is_tracing() and not self.in_backward:
                 self._loss_begins()
             return original(*args, **kwargs)
 
@@ -165,16 +187,17 @@ class Signals:
 
         @functools.wraps(original)
         def run_backward(roots: Any, *args: Any, **kwargs: Any) -> Any:
-            if is_tracing():
+            if not self.is_attached or is_tracing():
                 return original(roots, *args, **kwargs)
             self._backward_begins(roots)
             try:
                 return original(roots, *args, **kwargs)
             finally:
-                self._backward_ends()
+                if self.is_attached:
+                    self._backward_ends()
 
         for module in (torch.autograd.graph, torch.autograd):
-            vars(module)["_engine_run_backward"] = run_backward
+            self._patches.replace(module, "_engine_run_backward", run_backward)
 
     def _backward_begins(self, roots: Any) -> None:
         """Checkpoints that are reentrant call the engine from within itself."""
@@ -202,11 +225,11 @@ class Signals:
         @functools.wraps(original)
         def replay(graph: torch.cuda.CUDAGraph) -> None:
             self._num_replays += 1
-            if self._num_replays > 1:
+            if self.is_attached and self._num_replays > 1:
                 self._stop_if_due()
             original(graph)
 
-        setattr(torch.cuda.CUDAGraph, "replay", replay)  # noqa: B010
+        self._patches.replace(torch.cuda.CUDAGraph, "replay", replay)
 
     # Optimizers
 
@@ -215,17 +238,22 @@ class Signals:
 
         @functools.wraps(original)
         def __init__(optimizer: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-            self._timeline.optimizer_made(id(optimizer))
+            if self.is_attached:
+                self._timeline.optimizer_made(id(optimizer))
             original(optimizer, *args, **kwargs)
 
-        setattr(torch.optim.Optimizer, "__init__", __init__)  # noqa: B010
+        self._patches.replace(torch.optim.Optimizer, "__init__", __init__)
 
     def _optimizer_begins(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if not self.is_attached:
+            return
         self.optimizers.add(optimizer)
         if not self.in_backward:
             self._timeline.optimizer_begins()
 
     def _optimizer_ends(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if not self.is_attached:
+            return
         self._timeline.optimizer_ends(id(optimizer))
         self._witness.optimizer_ends(optimizer)
 

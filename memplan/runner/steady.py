@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from memplan.runner.attribution import Attribution, components_of, largest_holders
-from memplan.runner.counters import Reading
+from memplan.runner.counters import NOTHING
 from memplan.runner.history import NEVER, History
 from memplan.runner.phases import Stretch, Timeline
 from memplan.runner.settings import STEADY_STEPS
@@ -48,7 +48,7 @@ def peak_of(
 
 
 def figures_of(stretch: Stretch, device: int) -> dict[str, int]:
-    return asdict(stretch.readings.get(device, Reading(0, 0, 0, 0, 0, 0)))
+    return asdict(stretch.readings.get(device, NOTHING))
 
 
 def _steady(timeline: Timeline, device: int) -> tuple[int | None, list[Stretch]]:

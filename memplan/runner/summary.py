@@ -34,9 +34,9 @@ class Summary:
     """Of a process that plays one rank of many."""
 
     def content(self, ended: str) -> dict[str, Any]:
-        """All that was seen; called once, at the end."""
+        """All that was seen until now, as if the program ended here."""
         is_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        self.timeline.finish()
+        timeline = self.timeline.closed()
         rank, local_rank, world_size = _place(self.settings)
         content = {
             "rank": rank,
@@ -50,16 +50,16 @@ class Summary:
         }
         if not is_used:  # and asking for versions does not count
             return content
-        device = self._busiest_device()
+        device = _busiest_device(timeline)
         self.signals.look_around()
         snapshot = torch.cuda.memory._snapshot(device)
         is_out = ended == OUT_OF_MEMORY
         if self.settings.snapshot is not None and not is_out:
             write_snapshot(snapshot, self.settings.snapshot, rank)
-        steady = peak_of(self.timeline, self.witness.tags, snapshot, device)
+        steady = peak_of(timeline, self.witness.tags, snapshot, device)
         return {
             **content,
-            **self._stretches_of(device),
+            **_stretches_of(timeline, device),
             **steady,
             **_allocator_state(snapshot, device),
             "device": _device(device),
@@ -79,34 +79,6 @@ class Summary:
             self.signals.sizes, key=lambda some: (some[0], some[1].parameters)
         )
         return asdict(ordered[-1][1]) if ordered else None
-
-    def _busiest_device(self) -> int:
-        """Of the devices of this process, the one whose peak is highest."""
-        peaks: dict[int, int] = {}
-        for stretch in self._all_stretches():
-            for device, reading in stretch.readings.items():
-                peak = max(peaks.get(device, 0), reading.peak_reserved_bytes)
-                peaks[device] = peak
-        return max(peaks, key=lambda device: (peaks[device], -device), default=0)
-
-    def _all_stretches(self) -> Iterator[Stretch]:
-        timeline = self.timeline
-        yield timeline.setup
-        yield from timeline.marked
-        for step in (*timeline.steps, timeline.unfinished):
-            yield from step.phases if step else ()
-
-    def _stretches_of(self, device: int) -> dict[str, Any]:
-        timeline = self.timeline
-        return {
-            "steps": [_step(step, device) for step in timeline.steps],
-            "unfinished": timeline.unfinished and _step(timeline.unfinished, device),
-            "setup": figures_of(timeline.setup, device),
-            "marked": [
-                {"name": stretch.name, **figures_of(stretch, device)}
-                for stretch in timeline.marked
-            ],
-        }
 
     def _answers(self) -> list[str]:
         return [] if self.values is None else list(self.values.answers)
@@ -128,6 +100,35 @@ class Summary:
             "reads": self.values.reads(),
             "calls": unsupported_calls(),
         }
+
+
+def _busiest_device(timeline: Timeline) -> int:
+    """Of the devices of this process, the one whose peak is highest."""
+    peaks: dict[int, int] = {}
+    for stretch in _all_stretches(timeline):
+        for device, reading in stretch.readings.items():
+            peak = max(peaks.get(device, 0), reading.peak_reserved_bytes)
+            peaks[device] = peak
+    return max(peaks, key=lambda device: (peaks[device], -device), default=0)
+
+
+def _all_stretches(timeline: Timeline) -> Iterator[Stretch]:
+    yield timeline.setup
+    yield from timeline.marked
+    for step in (*timeline.steps, timeline.unfinished):
+        yield from step.phases if step else ()
+
+
+def _stretches_of(timeline: Timeline, device: int) -> dict[str, Any]:
+    return {
+        "steps": [_step(step, device) for step in timeline.steps],
+        "unfinished": timeline.unfinished and _step(timeline.unfinished, device),
+        "setup": figures_of(timeline.setup, device),
+        "marked": [
+            {"name": stretch.name, **figures_of(stretch, device)}
+            for stretch in timeline.marked
+        ],
+    }
 
 
 def _place(settings: Settings) -> tuple[int, int, int]:

@@ -27,6 +27,9 @@ class Place(NamedTuple):
 
 
 NOWHERE = Place(0, SETUP, "", "")
+NUMBERS = itertools.count(1)
+"""Of the whole process: a thread may have kept one from the time before it was watched.
+"""
 
 
 class Note(NamedTuple):
@@ -50,7 +53,6 @@ class Tags:
         self.backward_ends: list[int] = []
         """Numbers from which on a backward pass was over."""
         self._step_begins = 0
-        self._numbers = itertools.count(1)
         self._last = 0
         self._local = threading.local()
 
@@ -70,7 +72,7 @@ class Tags:
 
     def put(self, module: str) -> None:
         """From here on this thread is in another place."""
-        serial = self._last = next(self._numbers)
+        serial = self._last = next(NUMBERS)
         place = Place(self.step, self.phase, module, self.node)
         self._local.place = self.places[serial] = place
         torch._C._cuda_setMemoryMetadata(str(serial))
@@ -98,6 +100,12 @@ class Tags:
     def note(self, address: int, label: Label) -> None:
         """Remember what the block now at an address is."""
         self.notes.append(Note(self._last, address, label))
+
+    def forget(self) -> None:
+        """Nobody will ask any more."""
+        self._forget_before(self._last + 1)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch._C._cuda_setMemoryMetadata("")
 
     def _forget_before(self, serial: int) -> None:
         """Keep this step and the one before it."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from memplan.runner.graph import Graph
-from memplan.runner.history import record
+from memplan.runner.history import Recording
 from memplan.runner.lines import line_here
 from memplan.runner.modules import ModuleCalls
 from memplan.runner.owners import Owners
@@ -30,12 +30,19 @@ class Witness:
         self._steps = steps
         self._values = values
         self.tags = Tags()
+        self._recording = Recording()
         self._graph = Graph(self.tags)
         self._owners = Owners(self.tags)
 
-    def install(self) -> None:
+    def attach(self) -> None:
         """Have the allocator keep its history as soon as there is one."""
-        torch.cuda._lazy_call(record)  # type: ignore[no-untyped-call]
+        self._recording.attach()
+
+    def detach(self) -> None:
+        """Leave the allocator and the graph to the program, and forget all notes."""
+        self._recording.detach()
+        self._graph.detach()
+        self.tags.forget()
 
     def module_is_called(self, modules: ModuleCalls, given: Any) -> None:
         """What it is given was made by its caller."""
@@ -69,6 +76,7 @@ class Witness:
         self, number: int, trained: Models, used: Models, optimizers: Optimizers
     ) -> None:
         """The last step may end the program: all that is alive is looked at before."""
+        self._graph.forget_freed()
         if number >= self._steps:
             self.look_around(trained, used, optimizers)
         else:

@@ -1,0 +1,116 @@
+"""Sees steps, phases and memory of a process for as long as it is attached.
+
+    attach()     from here on: wherever the program is, and whatever it has built
+    content()    what was seen so far, in the words of a capture
+    detach()     PyTorch is as it was; `content` still answers
+
+What was allocated before has no line that made it: it is known by who holds it.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from memplan.runner import marks
+from memplan.runner.capture import STOPPED
+from memplan.runner.counters import COUNTERS
+from memplan.runner.out_of_memory import OutOfMemory
+from memplan.runner.phases import Timeline
+from memplan.runner.settings import Settings
+from memplan.runner.signals import Signals
+from memplan.runner.summary import Summary
+from memplan.runner.values import Values
+from memplan.runner.witness import Witness
+
+
+class Watch:
+    """What hears PyTorch, and makes a capture of it.
+
+    One at a time in a process, since PyTorch has one of what it listens to.
+    """
+
+    current: "Watch | None" = None
+    """The one that is attached."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        values: Values | None = None,
+        has_met_peers: Callable[[], bool] | None = None,
+        when_due: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`when_due` is called at each forward pass that trains, before it begins."""
+        self.timeline = Timeline(COUNTERS.take, self._change_phase)
+        self._settings = settings
+        self._witness = Witness(settings.steps, values)
+        self._signals = Signals(self.timeline, self._witness, when_due)
+        self._out_of_memory = OutOfMemory(
+            self.timeline,
+            self._witness.tags,
+            self._signals.look_around,
+            settings.snapshot,
+        )
+        self._summary = Summary(
+            settings=settings,
+            timeline=self.timeline,
+            signals=self._signals,
+            witness=self._witness,
+            out_of_memory=self._out_of_memory,
+            values=values,
+            has_met_peers=has_met_peers,
+        )
+        self._seen: dict[str, Any] | None = None
+        """What was seen when it was detached."""
+
+    @property
+    def is_attached(self) -> bool:
+        return Watch.current is self
+
+    def attach(self) -> None:
+        """See the program from here on."""
+        assert Watch.current is None, "a process is watched already"
+        assert self._seen is None, "a watch is over once it was detached"
+        Watch.current = self
+        COUNTERS.attach()
+        self._witness.attach()
+        self._signals.attach()
+        self._out_of_memory.attach()
+        marks.listeners.append(self.timeline)
+
+    def detach(self) -> None:
+        """Keep what was seen, and leave no trace in PyTorch."""
+        if not self.is_attached:
+            return
+        try:
+            self._seen = self._summary.content(STOPPED)
+        finally:
+            Watch.current = None
+            _unmark(self.timeline)
+            self._out_of_memory.detach()
+            self._signals.detach()
+            self._witness.detach()
+            COUNTERS.detach()
+
+    def content(self, ended: str) -> dict[str, Any]:
+        """What was seen until now, or until it was detached."""
+        if self._seen is None:
+            return self._summary.content(ended)
+        return self._seen
+
+    def _change_phase(self, step: int, phase: str) -> int:
+        return self._witness.tags.change_phase(step, phase)
+
+
+def _let_go() -> None:
+    """A worker that was forked off marks nothing: it must not touch CUDA."""
+    if Watch.current is not None:
+        _unmark(Watch.current.timeline)
+
+
+def _unmark(timeline: Timeline) -> None:
+    if timeline in marks.listeners:
+        marks.listeners.remove(timeline)
+
+
+os.register_at_fork(after_in_child=_let_go)
