@@ -1,6 +1,8 @@
 """Foreign configuration in, `TrainingPlan` out.
 
-    live.py       the model, the optimizer and the batch of a program that runs
+    live.py       a model that is about to be trained
+    optimizer.py  an optimizer that was made
+    batch.py      the first batch
     trainer.py    transformers' TrainingArguments
     lightning.py  Lightning's Trainer
 

@@ -1,14 +1,12 @@
-"""A program that runs, as a plan: its model, its optimizer and its first batch.
+"""A model that is about to be trained, as fields of a plan.
 
 What is there counts, not what it was configured from: a model may have been changed
-after it was loaded, and a batch may be shorter than the longest.
+after it was loaded.
 """
 
-import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from memplan.errors import ModelConfigError, PlanError
@@ -29,8 +27,6 @@ ATTENTION = {
     "flash_attention_3": "flash",
 }
 """transformers' implementations, as kernels of a plan."""
-BITSANDBYTES = ("adamw", "ademamix", "lion")
-"""Its classes that come paged and in 8 bits, by the front of their names."""
 CLOSE_ENOUGH = 0.001
 """Two counts of parameters within this fraction are of the same model."""
 
@@ -71,9 +67,6 @@ class Reading:
 
     fields: Fields = field(default_factory=dict)
     not_read: list[str] = field(default_factory=list)
-
-
-# ---- the model ----
 
 
 def model_in(module: "nn.Module") -> Any:
@@ -304,104 +297,3 @@ def precision_of(autocast: str, trained: str, allows_tf32: bool = False) -> str:
         f"Weights trained in {trained}{under} have no formula.",
         hint="Load the model in fp32 or bf16.",
     )
-
-
-# ---- the optimizer ----
-
-
-def optimizer_name(optimizer: Any) -> str | None:
-    """The plan's name of an optimizer that was made; None where it has none."""
-    inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
-    module, name = type(inner).__module__, type(inner).__name__
-    options = inner.param_groups[0] if inner.param_groups else {}
-    if module.startswith("torch.optim"):
-        return _torch_name(name, options)
-    if module.startswith("transformers") and name == "Adafactor":
-        return "adafactor" if options.get("beta1") is None else None
-    if module.startswith("bitsandbytes"):
-        return _bitsandbytes_name(name, inner)
-    return None
-
-
-def _torch_name(name: str, options: Mapping[str, Any]) -> str | None:
-    if options.get("amsgrad") or options.get("centered"):
-        return None
-    if name in ("Adam", "AdamW"):
-        kind = name.lower()
-        if options.get("fused"):
-            return f"{kind}_fused"
-        return f"{kind}_forloop" if options.get("foreach") is False else kind
-    if name == "SGD":
-        return "sgd_momentum" if options.get("momentum") else "sgd"
-    if name == "RMSprop" and options.get("momentum"):
-        return None
-    known = {
-        "Adagrad": "adagrad",
-        "RMSprop": "rmsprop",
-        "Adafactor": "torch_adafactor",
-    }
-    return known.get(name)
-
-
-def _bitsandbytes_name(name: str, optimizer: Any) -> str | None:
-    lowered = name.lower()
-    bits = getattr(getattr(optimizer, "args", None), "optim_bits", 32)
-    for algorithm in BITSANDBYTES:
-        if lowered.removeprefix("paged").startswith(algorithm):
-            if getattr(optimizer, "is_paged", False):
-                return f"paged_{algorithm}_{bits}bit"
-            if algorithm == "adamw":
-                return "adamw_8bit" if bits == 8 else None
-            return f"{algorithm}_8bit" if bits == 8 else algorithm
-    if lowered.startswith("rmsprop"):
-        return f"rmsprop_bnb_{bits}bit"
-    return None
-
-
-# ---- the batch ----
-
-
-def named_arguments(
-    module: "nn.Module", args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Fields:
-    """What a module is called with, by name."""
-    if not args:
-        return dict(kwargs)
-    try:
-        bound = inspect.signature(module.forward).bind_partial(*args, **kwargs)
-    except TypeError:  # the call itself will say so
-        return dict(kwargs)
-    return {**bound.arguments, **kwargs}
-
-
-def read_batch(batch: Mapping[str, Any], model: Model, reading: Reading) -> None:
-    """The sizes of what the model is called with, by the names of its arguments."""
-    shapes = {
-        name: tuple(value.shape)
-        for name, value in batch.items()
-        if hasattr(value, "shape") and hasattr(value, "dtype")
-    }
-    inputs = model.family.inputs
-    tokens = shapes.get("input_ids") or shapes.get("inputs_embeds")
-    pictures = shapes.get("pixel_values")
-    first = tokens or pictures
-    if not first:
-        raise PlanError(
-            "The model is called with neither input_ids nor pixel_values.",
-            hint="`memplan rehearse -- python train.py` takes any module.",
-        )
-    size = first[0]
-    reading.fields["per_device_train_batch_size"] = size
-    if tokens and "tokens" in inputs:
-        reading.fields["seq_len"] = tokens[1]
-    if pictures and "images" in inputs:
-        reading.fields["images_per_sample"] = max(prod(pictures[:-3]) // size, 1)
-        reading.fields["image_size"] = max(pictures[-2:])
-    targets = shapes.get("labels") or shapes.get("decoder_input_ids")
-    if targets and "target_tokens" in inputs:
-        reading.fields["target_seq_len"] = targets[-1]
-    if "attention_mask" in shapes and "tokens" in inputs:
-        reading.not_read.append(
-            "attention_mask: padding within a batch makes a mask of each layer's "
-            "attention, and may have PyTorch choose another kernel"
-        )

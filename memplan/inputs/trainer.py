@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from memplan.errors import PlanError
+from memplan.inputs.batch import read_batch
 from memplan.inputs.live import (
     Found,
     Reading,
     model_in,
     num_parameters,
-    optimizer_name,
     precision_of,
-    read_batch,
     read_model,
     trained_dtype,
 )
+from memplan.inputs.optimizer import optimizer_name
 from memplan.plan import TrainingPlan
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from memplan.errors import ModelConfigError, PlanError
-from memplan.inputs.live import named_arguments, optimizer_name
+from memplan.inputs.batch import named_arguments
+from memplan.inputs.optimizer import optimizer_name
 from memplan.inputs.trainer import found_in
 
 transformers = pytest.importorskip("transformers")
