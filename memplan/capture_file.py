@@ -23,7 +23,7 @@ from typing import Any
 
 from memplan.errors import CaptureFileError, MemplanError
 from memplan.files import whole_file
-from memplan.process import Process, problem_of
+from memplan.process import Process, known_part, problem_of
 from memplan.report import MemoryReport, from_json, to_json
 from memplan.units import MiB
 from memplan.untrusted import plain_data
@@ -37,7 +37,7 @@ PROCESS = re.compile(r"processes/(0|[1-9][0-9]{0,5})\.json")
 
 MOST_BYTES = 128 * MiB
 """Of all that is unpacked: as Python objects it may take twenty times as much."""
-MOST_BYTES_OF_A_MEMBER = 32 * MiB
+MOST_BYTES_OF_A_MEMBER = 16 * MiB
 MOST_BYTES_OF_A_LIST = 8 * MiB
 """Of the zip's list of members, at the end of the file."""
 DETAILS = ("blocks", "curve")
@@ -292,7 +292,7 @@ def _processes(archive: zipfile.ZipFile, members: Members) -> Iterator[Process]:
         problem = problem_of(process)
         if problem is not None:
             raise _DamageError(f"{name} cannot be used ({problem})")
-        yield process
+        yield known_part(process)
 
 
 def _ranks(listed: Any) -> tuple[int, ...]:

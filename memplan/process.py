@@ -7,9 +7,10 @@ not know.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from functools import cache
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_type_hints
 
 Process = Mapping[str, Any]
 
@@ -175,6 +176,9 @@ class Content:
     ended: str
     pid: int = 0
     local_rank: int = 0
+    local_world_size: int | None = None
+    is_alone: bool = False
+    """It plays its rank; there are no others."""
     node: int = 0
     job: str = ""
     is_virtual: bool = False
@@ -217,6 +221,27 @@ def problem_of(data: Any) -> str | None:
         place = ".".join(map(str, first["loc"]))
         return f"{place}: {first['msg']}" if place else str(first["msg"])
     return None
+
+
+def known_part(data: Any, kind: Any = Content) -> Any:
+    """Of plain data of that shape, the fields that are known here."""
+    if isinstance(kind, UnionType):
+        kind = get_args(kind)[0]  # the other one is None
+    if isinstance(data, dict) and is_dataclass(kind):
+        hints = _hints(kind)
+        return {
+            name: known_part(value, hints[name])
+            for name, value in data.items()
+            if name in hints
+        }
+    if isinstance(data, list):
+        return [known_part(item, get_args(kind)[0]) for item in data]
+    return data
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 @cache

@@ -324,7 +324,7 @@ def from_json(text: str | bytes) -> MemoryReport:
     Raises:
         MemplanError: the text is no report, or one of another schema.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
         data = plain_data(text)
@@ -339,7 +339,7 @@ def from_json(text: str | bytes) -> MemoryReport:
             hint="Write it anew with this version of memplan.",
         )
     try:
-        return TypeAdapter(MemoryReport).validate_python(data)
+        report: MemoryReport = _adapter().validate_python(data)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -347,3 +347,11 @@ def from_json(text: str | bytes) -> MemoryReport:
             f"The report's field {place} is wrong: {first['msg']}.",
             hint="Write the report anew with `memplan estimate ... --json`.",
         ) from error
+    return report
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(MemoryReport)

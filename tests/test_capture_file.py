@@ -2,21 +2,20 @@
 
 import json
 import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from capture_files import capture_file
 from captures import capture
 
-from memplan.capture_file import CaptureFile, read_capture, write_capture
+from memplan import capture_file as module
+from memplan.capture_file import read_capture, write_capture
 from memplan.errors import CaptureFileError
-from memplan.hardware import find_gpu
-from memplan.rehearsal import Subject, completed, report_of
 
-
-def capture_file(*processes):
-    """Of some processes; the report is that of the first."""
-    seen = [completed(process) for process in processes or [capture()]]
-    subject = Subject(gpu=find_gpu("rtx-4090"), command=("python", "train.py"))
-    return CaptureFile(report=report_of(seen[0], subject), processes=tuple(seen))
+HERE = Path(__file__).parent
 
 
 def test_what_was_written_is_what_is_read(tmp_path):
@@ -44,3 +43,71 @@ def test_a_file_that_is_there_is_overwritten_by_force_alone(tmp_path):
     write_capture(capture_file(), file, force=True)
     assert read_capture(file).report.source == "rehearsed"
     assert os.listdir(tmp_path) == ["run.mplan"]
+
+
+def test_a_writer_that_is_killed_leaves_a_whole_file_or_none(tmp_path):
+    done = subprocess.run(
+        [sys.executable, HERE / "killed_writers.py", tmp_path, "60"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    whole, none, unfinished = map(int, done.stdout.split())
+    assert whole + none == 60
+    assert whole > 0
+    assert unfinished > 0, "no kill came in the middle of writing"
+
+
+def test_a_file_beyond_what_is_allowed_loses_nothing(tmp_path):
+    file = tmp_path / "run.mplan"
+    file.write_text("mine")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        with pytest.raises(CaptureFileError, match="File too large"):
+            write_capture(capture_file(), file, force=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert file.read_text() == "mine"
+    assert os.listdir(tmp_path) == ["run.mplan"]
+
+
+def test_a_full_disk_is_one_sentence():
+    with pytest.raises(CaptureFileError, match="No space left on device") as caught:
+        write_capture(capture_file(), Path("/dev/full"))
+    assert caught.value.exit_code == 2
+
+
+def test_fields_that_are_not_known_are_left_out_when_read(tmp_path):
+    newer = capture(colour="blue")
+    newer["steps"][0]["phases"][0]["colour"] = "blue"
+    newer["device"]["colour"] = "blue"
+    write_capture(capture_file(newer), tmp_path / "newer.mplan")
+    write_capture(capture_file(), tmp_path / "now.mplan")
+    (with_more,) = read_capture(tmp_path / "newer.mplan").processes
+    assert (with_more,) == read_capture(tmp_path / "now.mplan").processes
+
+
+def test_where_ranks_are_too_many_the_less_loaded_lose_details(tmp_path, monkeypatch):
+    blocks = [
+        {
+            "component": "weights",
+            "module": f"layers.{number}",
+            "name": "weight",
+            "line": "",
+            "bytes": 1,
+            "count": 1,
+        }
+        for number in range(10_000)
+    ]
+    processes = [capture(rank=rank, world_size=8, blocks=blocks) for rank in range(8)]
+    processes[5]["peak"]["reserved_bytes"] *= 2
+    monkeypatch.setattr(module, "MOST_BYTES", 3 * 2**20)
+    write_capture(capture_file(*processes), tmp_path / "run.mplan")
+    read = read_capture(tmp_path / "run.mplan")
+    assert [process["rank"] for process in read.processes] == list(range(8))
+    kept = [process["rank"] for process in read.processes if process.get("blocks")]
+    assert 5 in kept
+    assert read.left_out == tuple(rank for rank in range(8) if rank not in kept)
+    assert read.left_out
