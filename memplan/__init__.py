@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from memplan.errors import MemplanError
     from memplan.estimate import estimate
     from memplan.plan import TrainingPlan
+    from memplan.recording import record
     from memplan.rehearse import rehearse, rehearse_program
     from memplan.report import MemoryReport, from_json, to_json
     from memplan.runner.marks import phase
@@ -30,6 +31,7 @@ __all__ = [
     "estimate",
     "from_json",
     "phase",
+    "record",
     "rehearse",
     "rehearse_program",
     "to_json",
@@ -43,6 +45,7 @@ _MODULES = {
     "estimate": "memplan.estimate",
     "from_json": "memplan.report",
     "phase": "memplan.runner.marks",
+    "record": "memplan.recording",
     "rehearse": "memplan.rehearse",
     "rehearse_program": "memplan.rehearse",
     "to_json": "memplan.report",

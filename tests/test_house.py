@@ -36,6 +36,7 @@ FLOORS = {
     "caveats": 3,
     "moments": 3,
     "rank": 3,
+    "recording": 3,
     "step": 3,
     "estimate": 3,
     "inputs": 3,

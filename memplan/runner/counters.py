@@ -95,6 +95,11 @@ class Counters:
             self._restart(device)
         return readings
 
+    def peak_allocated_bytes(self, device: int) -> int:
+        """Since the allocator's peaks were begun last, by whomever: nothing changes."""
+        peak: int = self._read(device)["allocated_bytes"]["all"]["peak"]
+        return peak
+
     def _read_for_program(self, device: int) -> dict[str, Any]:
         stats: dict[str, Any] = self._read(device)
         kept = self._theirs.get(device, {})
