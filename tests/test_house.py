@@ -48,6 +48,7 @@ FLOORS = {
     "shortage": 3,
     "process": 2,
     "capture_file": 2,
+    "redaction": 2,
     "records": 2,
     "snapshot": 2,
     "endings": 3,

@@ -39,6 +39,12 @@ OutputOption = Annotated[
 ForceOption = Annotated[
     bool, typer.Option("-f", "--force", help="Overwrite the output file.")
 ]
+RedactOption = Annotated[
+    bool,
+    typer.Option(
+        "--redact", help="Leave folders, commands and errors out of what is written."
+    ),
+]
 
 
 def chosen(output_format: Format, wants_json: bool) -> Format:
@@ -53,17 +59,22 @@ def emit_report(
     force: bool,
     *,
     processes: "Sequence[Process]" = (),
+    is_redacted: bool = False,
 ) -> None:
     """Write a report to the file, if there is one, and print it as wanted.
 
     A file named `.mplan` becomes a capture, with what the processes saw; any other
-    has the report's JSON.
+    has the report's JSON. Redacted, neither tells of folders, commands and people.
     """
     from memplan.capture_file import CaptureFile, is_capture, write_capture
+    from memplan.redaction import redact
     from memplan.report import as_dict
 
+    capture = CaptureFile(report=report, processes=tuple(processes))
+    if is_redacted:
+        capture = redact(capture)
+        report = capture.report
     if file is not None and is_capture(file):
-        capture = CaptureFile(report=report, processes=tuple(processes))
         write_capture(capture, file, force=force)
     elif file is not None:
         emit(as_json(as_dict(report)), file, force=force)
