@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from memplan.errors import ModelConfigError, PlanError
-from memplan.formulas.layers import ACTIVATIONS
+from memplan.models.checks import check_activation
 from memplan.units import ceil_div
 
 
@@ -48,11 +48,7 @@ def check(config: Gpt2Config) -> None:
             f"n_embd {config.n_embd} is no multiple of {config.n_head} heads.",
             hint="Correct n_head in its config.json.",
         )
-    if config.activation_function not in ACTIVATIONS:
-        raise ModelConfigError(
-            f"The activation {config.activation_function!r} is not covered.",
-            hint=f"Covered: {', '.join(ACTIVATIONS)}.",
-        )
+    check_activation(config.activation_function)
     for name in ("add_cross_attention", "reorder_and_upcast_attn"):
         if getattr(config, name):
             raise ModelConfigError(

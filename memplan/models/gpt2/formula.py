@@ -6,6 +6,7 @@ Letters: B batch, L sequence length, D hidden size, H heads, K size of a head.
 from dataclasses import dataclass
 
 from memplan.formulas.attention import attend, causal_mask
+from memplan.formulas.decoder import predict
 from memplan.formulas.layers import (
     activation,
     add,
@@ -15,7 +16,6 @@ from memplan.formulas.layers import (
     token_embedding,
 )
 from memplan.formulas.linear import linear
-from memplan.formulas.loss import causal_lm_loss, last_token
 from memplan.formulas.parallel import (
     FIRST,
     LAST,
@@ -49,20 +49,8 @@ def forward(t: Tape, config: Gpt2Config, batch: Batch) -> Tensor:
         t.end_phase("forward")
         return hidden_states
     hidden_states = gather_sequence(t, hidden_states)
-    if not batch.has_labels:
-        hidden_states = last_token(t, hidden_states)
-    logits = linear(
-        t,
-        "lm_head",
-        hidden_states,
-        config.vocab_size,
-        bias=False,
-        weight=table if config.tie_word_embeddings else None,
-    )
-    if not batch.has_labels:
-        return logits
-    t.end_phase("forward")
-    return causal_lm_loss(t, logits)
+    shared = table if config.tie_word_embeddings else None
+    return predict(t, batch, hidden_states, config.vocab_size, table=shared)
 
 
 def transformer(t: Tape, config: Gpt2Config, inputs_embeds: Tensor, L: int) -> Tensor:

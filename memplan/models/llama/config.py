@@ -3,7 +3,12 @@
 from dataclasses import dataclass, replace
 
 from memplan.errors import ModelConfigError, PlanError
-from memplan.formulas.layers import ACTIVATIONS
+from memplan.models.checks import (
+    check_activation,
+    check_architectures,
+    check_heads,
+    check_rotation,
+)
 from memplan.units import ceil_div
 
 ABSENT = 0
@@ -11,8 +16,6 @@ ABSENT = 0
 
 KEY_VALUE_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
 """What transformers takes where a config.json names none; Llama as many as heads."""
-
-OTHER_HEADS = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,39 +105,20 @@ def check(config: LlamaConfig) -> None:
     Raises:
         ModelConfigError: the configuration is one of these.
     """
-    if not config.head_dim and config.hidden_size % config.num_attention_heads:
-        raise ModelConfigError(
-            f"hidden_size {config.hidden_size} is no multiple of "
-            f"{config.num_attention_heads} heads.",
-            hint="Correct num_attention_heads in its config.json, or give a head_dim.",
-        )
-    if config.num_attention_heads % config.kv_heads:
-        raise ModelConfigError(
-            f"{config.num_attention_heads} heads cannot share {config.kv_heads} "
-            "key-value heads.",
-            hint="Correct num_key_value_heads in its config.json.",
-        )
-    if config.head_size % 2:
-        raise ModelConfigError(
-            f"Heads of {config.head_size} cannot be rotated: the size is odd.",
-            hint="Correct head_dim in its config.json.",
-        )
-    if config.hidden_act not in ACTIVATIONS:
-        raise ModelConfigError(
-            f"The activation {config.hidden_act!r} is not covered.",
-            hint=f"Covered: {', '.join(ACTIVATIONS)}.",
-        )
+    check_heads(
+        config.hidden_size,
+        config.num_attention_heads,
+        config.kv_heads,
+        config.head_dim,
+    )
+    check_rotation(config.head_size)
+    check_activation(config.hidden_act)
     if len(config.types_of_layers) > 1:
         raise ModelConfigError(
             "Layers with a sliding window among layers without are not covered.",
             hint='Set "use_sliding_window" to false in its config.json.',
         )
-    for architecture in config.architectures or ():
-        if architecture.endswith(OTHER_HEADS):
-            raise ModelConfigError(
-                f"Training a {architecture} is not covered.",
-                hint='Set "architectures" in its config.json to a causal LM.',
-            )
+    check_architectures(config.architectures)
 
 
 def divide(config: LlamaConfig, tensor: int, pipeline: int) -> LlamaConfig:

@@ -6,15 +6,9 @@ Mistral, Qwen2 and Qwen3 differ in biases and in norms on the heads.
 from dataclasses import dataclass
 
 from memplan.formulas.attention import attend, causal_mask, rotary
-from memplan.formulas.layers import (
-    activation,
-    add,
-    multiply,
-    rms_norm,
-    token_embedding,
-)
+from memplan.formulas.decoder import gated_mlp, predict
+from memplan.formulas.layers import add, rms_norm, token_embedding
 from memplan.formulas.linear import linear
-from memplan.formulas.loss import causal_lm_loss, last_token
 from memplan.formulas.parallel import (
     FIRST,
     LAST,
@@ -48,17 +42,8 @@ def forward(t: Tape, config: LlamaConfig, batch: Batch) -> Tensor:
         t.end_phase("forward")
         return hidden_states
     hidden_states = gather_sequence(t, hidden_states)
-    with t.scope("lm_head"):
-        shared = table if config.tie_word_embeddings else None
-    if not batch.has_labels:
-        hidden_states = last_token(t, hidden_states)
-    logits = linear(
-        t, "lm_head", hidden_states, config.vocab_size, bias=False, weight=shared
-    )
-    if not batch.has_labels:
-        return logits
-    t.end_phase("forward")
-    return causal_lm_loss(t, logits)
+    shared = table if config.tie_word_embeddings else None
+    return predict(t, batch, hidden_states, config.vocab_size, table=shared)
 
 
 def decoder(t: Tape, config: LlamaConfig, inputs_embeds: Tensor, L: int) -> Tensor:
@@ -102,7 +87,13 @@ class DecoderLayer:
 
         residual = hidden_states
         hidden_states = rms_norm(t, "post_attention_layernorm", hidden_states)
-        hidden_states = mlp(t, self.config, hidden_states)
+        hidden_states = gated_mlp(
+            t,
+            hidden_states,
+            self.config.intermediate_size,
+            self.config.hidden_act,
+            bias=self.config.has_mlp_bias,
+        )
         hidden_states = add(t, residual, hidden_states)
         return hidden_states
 
@@ -147,21 +138,3 @@ class DecoderLayer:
             split = t.view(states, (B, L, num_heads, config.head_size))
             states = rms_norm(t, f"{name}_norm", split)
         return t.view(states, (B, num_heads, L, config.head_size))
-
-
-def mlp(t: Tape, config: LlamaConfig, x: Tensor) -> Tensor:
-    """`LlamaMLP`: down(act(gate(x)) * up(x))."""
-    with t.scope("mlp"):
-        F, bias = config.intermediate_size, config.has_mlp_bias
-        whole = gather_sequence(t, x)
-        gate = activation(
-            t, config.hidden_act, linear(t, "gate_proj", whole, F, bias=bias)
-        )
-        down = linear(
-            t,
-            "down_proj",
-            multiply(t, gate, linear(t, "up_proj", whole, F, bias=bias)),
-            config.hidden_size,
-            bias=bias,
-        )
-        return scatter_sequence(t, down)
