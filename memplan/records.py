@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,6 +57,11 @@ class Found:
     records: tuple[tuple[Path, Record], ...] = ()
     broken: tuple[tuple[Path, str], ...] = ()
     """Files that are no records, each with why."""
+
+
+def measured_folder() -> Path:
+    """Where memplan's own records are, once there are any."""
+    return Path(str(files("memplan.profiles"))) / "measured"
 
 
 def records_under(folder: Path) -> Found:
@@ -147,9 +153,14 @@ def _problem(record: Record) -> str | None:
         return None
     if report.source == "estimated":
         return "report: it is estimated, and nothing ran"
-    if report.plan is None or _asked(report.plan) != _asked(record.plan):
+    if report.plan is None or not same_question(report.plan, record.plan):
         return "report: it is of another plan"
     return None
+
+
+def same_question(a: TrainingPlan, b: TrainingPlan) -> bool:
+    """Whether two plans ask the same, whichever machine answers."""
+    return _asked(a) == _asked(b)
 
 
 def _asked(plan: TrainingPlan) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from memplan.models.workload import generation_of
 from memplan.plan import TrainingPlan
 from memplan.runner.training.garbage import importing
 from memplan.runner.training.refusals import check
+from memplan.runner.training.turn import wait_for_turn
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,6 +77,7 @@ def run(plan: TrainingPlan, steps: int) -> None:
 
         import_model(model)
 
+    wait_for_turn()
     check_world(plan)
     set_matmul_precision(plan)
     accelerator = make_accelerator(plan)
