@@ -23,7 +23,7 @@ from typing import Any
 
 from memplan.errors import CaptureFileError, MemplanError
 from memplan.files import whole_file
-from memplan.process import Process, known_part, problem_of
+from memplan.process import Process, process_of
 from memplan.report import MemoryReport, from_json, to_json
 from memplan.units import MiB
 from memplan.untrusted import plain_data
@@ -288,11 +288,12 @@ def _processes(archive: zipfile.ZipFile, members: Members) -> Iterator[Process]:
     numbered = [(PROCESS.fullmatch(name), name) for name in members]
     found = sorted((int(match[1]), name) for match, name in numbered if match)
     for _, name in found:
-        process = _json(archive, members, name)
-        problem = problem_of(process)
-        if problem is not None:
-            raise _DamageError(f"{name} cannot be used ({problem})")
-        yield known_part(process)
+        content = _json(archive, members, name)
+        try:
+            process = process_of(content)
+        except ValueError as error:
+            raise _DamageError(f"{name} cannot be used ({error})") from error
+        yield process
 
 
 def _ranks(listed: Any) -> tuple[int, ...]:

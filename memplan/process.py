@@ -7,10 +7,9 @@ not know.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
-from types import UnionType
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 Process = Mapping[str, Any]
 
@@ -181,7 +180,8 @@ class Content:
     """It plays its rank; there are no others."""
     node: int = 0
     job: str = ""
-    is_virtual: bool = False
+    is_virtual: bool = True
+    """Whether its card was played; what does not say is not taken for measured."""
     argv: list[str] = field(default_factory=list)
     error: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
@@ -209,39 +209,23 @@ class Content:
     host: Host | None = None
 
 
-def problem_of(data: Any) -> str | None:
-    """Why plain data is not what a process writes, if it is not."""
+def process_of(data: Any) -> Process:
+    """Plain data that a process wrote, complete, and without fields not known here.
+
+    Raises:
+        ValueError: it is not what a process writes; says where.
+    """
     from pydantic import ValidationError
 
     try:
         # As JSON: only there is an object a dataclass, and "5" no number.
-        _adapter().validate_json(json.dumps(data), strict=True)
+        return asdict(_adapter().validate_json(json.dumps(data), strict=True))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        return f"{place}: {first['msg']}" if place else str(first["msg"])
-    return None
-
-
-def known_part(data: Any, kind: Any = Content) -> Any:
-    """Of plain data of that shape, the fields that are known here."""
-    if isinstance(kind, UnionType):
-        kind = get_args(kind)[0]  # the other one is None
-    if isinstance(data, dict) and is_dataclass(kind):
-        hints = _hints(kind)
-        return {
-            name: known_part(value, hints[name])
-            for name, value in data.items()
-            if name in hints
-        }
-    if isinstance(data, list):
-        return [known_part(item, get_args(kind)[0]) for item in data]
-    return data
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+        raise ValueError(
+            f"{place}: {first['msg']}" if place else first["msg"]
+        ) from None
 
 
 @cache

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from memplan.capture_file import CaptureFile
-from memplan.process import known_part
+from memplan.process import process_of
 from memplan.report import MemoryReport, as_dict, from_json
 
 REDACTED = "<redacted>"
@@ -29,7 +29,7 @@ EXCEPTION = re.compile(r"[A-Za-z_][\w.]*")
 
 def redact(capture: CaptureFile) -> CaptureFile:
     """The same figures without what tells of people, machines and folders."""
-    processes = [known_part(process) for process in capture.processes]
+    processes = [process_of(process) for process in capture.processes]
     lines = _lines_of([as_dict(capture.report), *processes])
     return replace(
         capture,
