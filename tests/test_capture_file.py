@@ -1,6 +1,5 @@
 """Captures: what was written is what is read."""
 
-import json
 import os
 import resource
 import subprocess
@@ -9,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from capture_files import capture_file
-from captures import capture
+from captures import MIB, capture
 
 from memplan import capture_file as module
 from memplan.capture_file import read_capture, write_capture
 from memplan.errors import CaptureFileError
+from memplan.process import process_of
 
 HERE = Path(__file__).parent
 
@@ -23,8 +23,11 @@ def test_what_was_written_is_what_is_read(tmp_path):
     write_capture(written, tmp_path / "run.mplan")
     read = read_capture(tmp_path / "run.mplan")
     assert read.report == written.report
-    for seen, process in zip(read.processes, written.processes, strict=True):
-        assert seen.items() >= json.loads(json.dumps(process)).items()
+    assert read.processes == tuple(map(process_of, written.processes))
+    assert (
+        read.processes[0]["steps"][2]["phases"][3]["peak_reserved_bytes"] == 3000 * MIB
+    )
+    assert read.processes[1]["rank"] == 1
     assert not read.is_redacted
     assert read.memplan_version == written.report.memplan_version
 
