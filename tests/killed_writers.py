@@ -26,6 +26,9 @@ CAPTURES = [
 
 def main(folder, num_kills):
     file = folder / "run.mplan"
+    began = time.monotonic()
+    write_capture(CAPTURES[0], file)
+    longest = 4 * (time.monotonic() - began)
     whole, none, unfinished = 0, 0, 0
     for number in range(num_kills):
         if number % 8 == 0:
@@ -33,7 +36,7 @@ def main(folder, num_kills):
         process = os.fork()
         if not process:
             _write_for_ever(file)
-        time.sleep(NOISE.uniform(0, 0.08))
+        time.sleep(NOISE.uniform(0, longest))
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
         parts = [part for part in folder.iterdir() if part != file]
