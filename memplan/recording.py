@@ -88,7 +88,8 @@ class Recording(AbstractContextManager["Recording"]):
         """What this process saw, as plain data; None while it goes on."""
         self._force = force
         self._watch_steps = watch_steps
-        self._is_used = False
+        self.is_used = False
+        """Its block has been entered."""
         self._recorder: Recorder | None = None
         self._mark: AbstractContextManager[None] | None = None
         self._report: MemoryReport | None = None
@@ -120,11 +121,11 @@ class Recording(AbstractContextManager["Recording"]):
             self._recorder.step(samples, tokens)
 
     def __enter__(self) -> "Recording":
-        if self._is_used:
+        if self.is_used:
             raise MemplanError(
                 "A recording is used once.", hint="Call memplan.record() for another."
             )
-        self._is_used = True
+        self.is_used = True
         if "MEMPLAN_RUNNER" in os.environ:
             # `memplan rehearse` or `memplan profile` sees it all: it gets a mark more.
             self._mark = phase(MARK)

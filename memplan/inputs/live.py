@@ -45,6 +45,11 @@ class Found:
     parameters: int = 0
     """Of the model that runs."""
 
+    @property
+    def is_named(self) -> bool:
+        """Whether others can find the model by the name in the plan."""
+        return bool(self.model.source.get("_name_or_path"))
+
     def estimate(self) -> MemoryReport:
         """The closed form of it, with what it leaves out.
 
