@@ -15,7 +15,9 @@ def install(settings: Settings) -> None:
     """See the whole program, from here to its end."""
     has_met_peers = None
     if settings.rank is not None and settings.world_size is not None:
-        has_met_peers = world.install(settings.rank, settings.world_size)
+        has_met_peers = world.install(
+            settings.rank, settings.world_size, has_nccl=settings.has_nccl
+        )
     watch = Watch(
         settings,
         values=_play(),

@@ -1,7 +1,8 @@
 """What stands in for the peers of a rank that is alone.
 
 A store answers what the others would have written into it, and PyTorch's fake process
-group stands in for Gloo: its collectives return at once, with this rank's own values.
+group stands in for Gloo, and on a real card for NCCL: its collectives return at once,
+with this rank's own values or none.
 """
 
 from collections.abc import Sequence
@@ -73,8 +74,18 @@ class AnsweringStore(Store):
             self.set(key, value)
 
 
-class PeerlessGloo:
-    """Makes a fake process group where a Gloo one is asked for."""
+class Peerless:
+    """Makes a fake process group where one is asked for that needs its peers."""
 
-    def __new__(cls, store: Any, rank: int, size: int, **_: Any) -> Any:
+    def __new__(cls, store: Any, rank: int, size: int, *_: Any, **__: Any) -> Any:
         return FakeProcessGroup._create_internal(rank, size)
+
+
+def without_peers(group: type[Any]) -> type[Any]:
+    """What a program makes in place of `group`; its options it makes as before."""
+    kept = {
+        name: value
+        for name, value in vars(group).items()
+        if name == "Options" or name.isupper()
+    }
+    return type(group.__name__, (Peerless,), kept)

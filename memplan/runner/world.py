@@ -4,10 +4,10 @@
     place       RANK, WORLD_SIZE and the rest say what they would say to that rank
     meeting     init_process_group meets at a store that answers for every peer
     gloo        which needs its peers, gives way to PyTorch's fake process group
+    nccl        is the real one over a virtual card's NCCL; on a real card, as gloo
     objects     an object that another rank would send is what this rank has itself
 
-NCCL groups are the real ones, over the virtual card's NCCL. The rest of the program,
-DDP, FSDP, DTensor, DeepSpeed, is not touched.
+The rest of the program, DDP, FSDP, DTensor, DeepSpeed, is not touched.
 """
 
 import functools
@@ -20,12 +20,16 @@ from urllib.parse import parse_qs, urlparse
 
 import torch.distributed as dist
 
+from memplan.runner import results
 from memplan.runner.imports import after_import
-from memplan.runner.peers import AnsweringStore, PeerlessGloo
+from memplan.runner.peers import AnsweringStore, without_peers
 from memplan.runner.settings import DEVICES_OF_A_NODE
 
 SCHEMES = ("env", "tcp", "file")
 """Of `init_method`; a program waits for its peers in each of them."""
+GLOO = ("ProcessGroupGloo",)
+NCCL = ("ProcessGroupNCCL", "ProcessGroupNCCL2", "ProcessGroupNCCLLazy")
+"""As PyTorch's own functions that make process groups look them up."""
 LAUNCHER = "torch.distributed.launcher.api"
 """Behind torchrun, accelerate launch and Python's -m torch.distributed.run."""
 
@@ -33,13 +37,15 @@ DEEPSPEED = "deepspeed.runtime.zero.utils"
 """Where stage 3 holds a rank's lists against those of rank 0."""
 
 
-def place(rank: int, world_size: int) -> dict[str, str]:
-    """What a launcher tells a rank of itself."""
+def place(
+    rank: int, world_size: int, num_devices: int = DEVICES_OF_A_NODE
+) -> dict[str, str]:
+    """What a launcher tells a rank of itself; it is on one of so many cards."""
     node_size = min(DEVICES_OF_A_NODE, world_size)
     return {
         "RANK": str(rank),
         "WORLD_SIZE": str(world_size),
-        "LOCAL_RANK": str(rank % node_size),
+        "LOCAL_RANK": str(rank % min(node_size, num_devices)),
         "LOCAL_WORLD_SIZE": str(node_size),
         "GROUP_RANK": str(rank // node_size),
         "GROUP_WORLD_SIZE": str(-(-world_size // node_size)),
@@ -48,12 +54,13 @@ def place(rank: int, world_size: int) -> dict[str, str]:
     }
 
 
-def install(rank: int, world_size: int) -> Callable[[], bool]:
+def install(rank: int, world_size: int, *, has_nccl: bool = True) -> Callable[[], bool]:
     """Let this process be that rank, from the import of PyTorch on.
 
-    What is given back tells whether it has met its peers since.
+    What is given back tells whether it has met its peers since. `has_nccl` where NCCL
+    can do without them.
     """
-    os.environ.update(place(rank, world_size))
+    os.environ.update(place(rank, world_size, DEVICES_OF_A_NODE if has_nccl else 1))
     # Else a thread of NCCL's asks the store, a Python object, for other ranks' errors,
     # until after Python's end.
     os.environ["TORCH_NCCL_DUMP_ON_TIMEOUT"] = "0"
@@ -65,7 +72,9 @@ def install(rank: int, world_size: int) -> Callable[[], bool]:
         return lambda: False
     store = AnsweringStore(world_size)
     _meet_nobody(rank, world_size, store)
-    _need_no_peers()
+    _need_no_peers(GLOO if has_nccl else (*GLOO, *NCCL))
+    if not has_nccl:
+        results.install()
     return lambda: dist.is_initialized() or store.num_keys() > 0
 
 
@@ -131,10 +140,15 @@ def _meet_nobody(rank: int, world_size: int, store: AnsweringStore) -> None:
     handlers.update(dict.fromkeys(SCHEMES, rendezvous))
 
 
-def _need_no_peers() -> None:
+def _need_no_peers(groups: tuple[str, ...]) -> None:
     """Replace what cannot work alone, under each name it is known by."""
     c10d: Any = dist.distributed_c10d
-    c10d.ProcessGroupGloo = PeerlessGloo
+    for name in groups:
+        if hasattr(c10d, name):
+            setattr(c10d, name, without_peers(getattr(c10d, name)))
+    if NCCL[0] in groups:
+        # A fake group is not made by splitting one of NCCL's.
+        c10d._get_split_source = lambda _: None
     replaced: dict[str, Callable[[Any], Any]] = {
         "broadcast_object_list": _only_as_source,
         "scatter_object_list": _only_as_source,

@@ -217,3 +217,72 @@ def test_of_spawned_processes_the_one_to_play_is_started(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert [json.loads(line) for line in done.stdout.splitlines()] == [[5, 8]]
+
+
+# ---- where NCCL needs its peers, as on a real card ----
+
+
+def test_a_rank_is_played_on_the_first_of_few_cards():
+    told = place(13, 64, num_devices=1)
+    assert (told["RANK"], told["LOCAL_RANK"], told["LOCAL_WORLD_SIZE"]) == (
+        "13",
+        "0",
+        "8",
+    )
+
+
+MEETING_NOBODY = """
+    from memplan.runner import world
+    world.install(5, 8, has_nccl=False)
+    import torch, warnings
+    import torch.distributed as dist
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
+        fp16_compress_hook,
+    )
+    from torch.nn.parallel import DistributedDataParallel
+
+    warnings.simplefilter("ignore")
+    torch.cuda.set_device(0)
+    {init}
+    backend = dist.group.WORLD._get_backend(torch.device("cuda"))
+    some = dist.new_group([4, 5])
+    mesh = dist.init_device_mesh("cuda", (4, 2), mesh_dim_names=("many", "few"))
+    tensor = torch.ones(3, device="cuda")
+    work = dist.all_reduce(tensor, async_op=True)
+    work.wait()
+    parts = [torch.empty(3, device="cuda") for _ in range(2)]
+    dist.all_gather(parts, tensor, group=some)
+    dist.barrier()
+    for hook in (None, fp16_compress_hook):
+        model = DistributedDataParallel(torch.nn.Linear(4, 4).cuda())
+        if hook:
+            model.register_comm_hook(None, hook)
+        for _ in range(2):
+            model(torch.ones(2, 4, device="cuda")).sum().backward()
+        assert model.module.weight.grad is not None
+    say([
+        dist.get_backend(), type(backend).__name__, some.size(), some.rank(),
+        mesh["few"].size(), mesh.get_local_rank("many"),
+        [list(value.shape) for value in work.get_future().value()],
+    ])
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize(
+    "init",
+    [
+        "dist.init_process_group('nccl')",
+        "dist.init_process_group()",
+        "dist.init_process_group('cpu:gloo,cuda:nccl')",
+        "dist.init_process_group('nccl', device_id=torch.device('cuda', 0))",
+    ],
+)
+def test_no_group_is_nccls_where_it_would_wait_for_peers(on_card, init):
+    backend, kind, size, rank, few, place, shapes = on_card(
+        MEETING_NOBODY.format(init=init)
+    )
+    assert "nccl" in backend or backend == "undefined"
+    assert kind == "FakeProcessGroup"
+    assert (size, rank, few, place) == (2, 1, 2, 2)
+    assert shapes == [[3]]
