@@ -161,19 +161,41 @@ def components_of(held: Iterable[Held]) -> dict[str, int]:
     return sums
 
 
+def all_blocks(held: Iterable[Held]) -> list[dict[str, Any]]:
+    """Every block, the largest first; those of one module, name and line as one."""
+    groups: dict[tuple[str, str, str, str], list[int]] = {}
+    for one in held:
+        label = one.label
+        key = (label.role.component, label.module, label.name, _line(one))
+        groups.setdefault(key, []).append(one.block.num_bytes)
+    blocks = [
+        dict(zip(BLOCK, (*key, sum(sizes), len(sizes)), strict=True))
+        for key, sizes in groups.items()
+    ]
+    return sorted(blocks, key=lambda block: -int(block["bytes"]))
+
+
+BLOCK = ("component", "module", "name", "line", "bytes", "count")
+
+
 def largest_holders(held: Iterable[Held]) -> list[dict[str, Any]]:
     """The largest, with alike blocks of the layers of a stack as one."""
     groups: dict[tuple[Any, ...], list[Held]] = {}
     for one in held:
         label = one.label
-        # cuBLAS keeps its workspace for all to come, whichever line was the first.
-        line = "" if label.role is Role.WORKSPACE else line_of(one.block.frames)
         stack = NUMBER.sub("*", label.module)
-        key = (label.role, stack, label.name, label.shape, label.dtype, line)
+        key = (label.role, stack, label.name, label.shape, label.dtype, _line(one))
         groups.setdefault(key, []).append(one)
     holders = [_holder(key[1], key[-1], group) for key, group in groups.items()]
     holders.sort(key=lambda holder: -int(holder["bytes"]))
     return holders[:MOST_HOLDERS]
+
+
+def _line(one: Held) -> str:
+    """cuBLAS keeps its workspace for all to come, whichever line was the first."""
+    if one.label.role is Role.WORKSPACE:
+        return ""
+    return line_of(one.block.frames)
 
 
 def _holder(stack: str, line: str, group: Sequence[Held]) -> dict[str, Any]:

@@ -102,6 +102,21 @@ class _Event:
     block: Block
     is_birth: bool
     serial: int
+    time_us: int
+
+    @property
+    def change(self) -> int:
+        """Of the bytes that are alive."""
+        return self.block.num_bytes if self.is_birth else -self.block.num_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """How many bytes were alive, from some event on."""
+
+    num_bytes: int
+    serial: int
+    time_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +161,7 @@ class History:
 
         Going back from the end, every birth is undone and every death too.
         """
-        total = sum(block.num_bytes for block in self.alive_now.values())
+        total = self._num_bytes_now
         best, best_index = -1, len(self._events)
         for index in range(len(self._events) - 1, -1, -1):
             event = self._events[index]
@@ -154,7 +169,7 @@ class History:
                 break
             if total > best and event.serial < until:
                 best, best_index = total, index + 1
-            total += -event.block.num_bytes if event.is_birth else event.block.num_bytes
+            total -= event.change
         alive = dict.fromkeys(self.alive_now.values())
         for event in reversed(self._events[best_index:]):
             if event.is_birth:
@@ -166,9 +181,31 @@ class History:
             return Moment(since, list(alive), None)
         return Moment(last.serial, list(alive), last.block)
 
+    def between(self, since: int, until: int) -> list[Point]:
+        """Every change from one number on and before another, and what there was."""
+        events = self._events
+        first = len(events)
+        while first and events[first - 1].serial >= since:
+            first -= 1
+        last = first
+        while last < len(events) and events[last].serial < until:
+            last += 1
+        if first == last:
+            return []
+        total = self._num_bytes_now - sum(event.change for event in events[first:])
+        points = [Point(total, since, events[first].time_us)]
+        for event in events[first:last]:
+            total += event.change
+            points.append(Point(total, event.serial, event.time_us))
+        return points
+
     def now(self) -> Moment:
         """When the snapshot was taken."""
         return Moment(NEVER - 1, list(self.alive_now.values()), None)
+
+    @property
+    def _num_bytes_now(self) -> int:
+        return sum(block.num_bytes for block in self.alive_now.values())
 
     def _read(self, trace: Sequence[dict[str, Any]], end: dict[int, Block]) -> None:
         """Join events to blocks; those alive at the end keep the snapshot's frames."""
@@ -190,7 +227,8 @@ class History:
                 known = alive.pop(address, None)
                 block = known or self._from_before(address, size)
                 block.freed = serial
-            self._events.append(_Event(block, action == "alloc", serial))
+            time_us = entry.get("time_us", 0)
+            self._events.append(_Event(block, action == "alloc", serial, time_us))
         for address, block in end.items():
             if address not in alive:
                 self._by_address.setdefault(address, []).insert(0, block)

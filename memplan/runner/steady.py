@@ -3,13 +3,30 @@
 from dataclasses import asdict
 from typing import Any
 
-from memplan.runner.attribution import Attribution, components_of, largest_holders
+from memplan.runner.attribution import (
+    Attribution,
+    all_blocks,
+    components_of,
+    largest_holders,
+)
 from memplan.runner.counters import NOTHING
+from memplan.runner.curve import curve_of
+from memplan.runner.device import is_virtual
 from memplan.runner.history import NEVER, History
 from memplan.runner.phases import Stretch, Timeline
 from memplan.runner.settings import STEADY_STEPS
 from memplan.runner.tags import Tags
 from memplan.units import format_gib
+
+NOTHING_SEEN: dict[str, Any] = {
+    "peak": None,
+    "components": None,
+    "holders": [],
+    "blocks": [],
+    "curve": None,
+    "assumptions": [],
+}
+"""Of a process that made no step and marked nothing."""
 
 
 def peak_of(
@@ -18,7 +35,7 @@ def peak_of(
     """Where the peak of the steady step was reached, and what it was held by."""
     step, stretches = _steady(timeline, device)
     if not stretches:
-        return {"peak": None, "components": None, "holders": [], "assumptions": []}
+        return dict(NOTHING_SEEN)
     highest = max(stretches, key=lambda stretch: _requested(stretch, device))
     history = History(snapshot, device)
     ends = highest.ends or NEVER
@@ -34,6 +51,7 @@ def peak_of(
         "line": line,
         "requested_bytes": figures["peak_requested_bytes"],
         "allocated_bytes": figures["peak_allocated_bytes"],
+        "active_bytes": figures["peak_active_bytes"],
         "reserved_bytes": max(
             figures_of(stretch, device)["peak_reserved_bytes"] for stretch in stretches
         ),
@@ -42,6 +60,8 @@ def peak_of(
         "peak": peak,
         "components": components_of(held),
         "holders": largest_holders(held),
+        "blocks": all_blocks(held),
+        "curve": curve_of(history, step, stretches, has_times=not is_virtual()),
         "assumptions": _incomplete(moment.num_bytes, figures["peak_requested_bytes"])
         + _unsteady(timeline, device),
     }

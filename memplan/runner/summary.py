@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from memplan.runner.capture import OUT_OF_MEMORY
-from memplan.runner.device import lowest_capability, unsupported_calls
+from memplan.runner.device import is_virtual, lowest_capability, unsupported_calls
 from memplan.runner.history import write_snapshot
+from memplan.runner.host import host_memory
 from memplan.runner.out_of_memory import OutOfMemory
+from memplan.runner.outside import Outside
 from memplan.runner.phases import Step, Stretch, Timeline
 from memplan.runner.settings import Settings
 from memplan.runner.signals import Signals
@@ -29,6 +31,7 @@ class Summary:
     signals: Signals
     witness: Witness
     out_of_memory: OutOfMemory
+    outside: Outside
     values: Values | None
     has_met_peers: Callable[[], bool] | None = None
     """Of a process that plays one rank of many."""
@@ -42,11 +45,16 @@ class Summary:
             "rank": rank,
             "local_rank": local_rank,
             "world_size": world_size,
+            "local_world_size": int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+            "node": int(os.environ.get("GROUP_RANK", 0)),
+            "job": _job(),
+            "is_virtual": is_virtual(),
             "versions": versions_in_use(),
             "device": None,
             "allocator": "default",
             "model": self._model(),
             "steps": [],
+            "host": host_memory(),
         }
         if not is_used:  # and asking for versions does not count
             return content
@@ -63,6 +71,7 @@ class Summary:
             **steady,
             **_allocator_state(snapshot, device),
             "device": _device(device),
+            "outside": self.outside.content(device),
             "out_of_memory": self.out_of_memory.last
             and {**self.out_of_memory.last, "caught": not is_out},
             "assumptions": [
@@ -144,6 +153,16 @@ def _place(settings: Settings) -> tuple[int, int, int]:
         local_rank,
         int(os.environ.get("WORLD_SIZE", 1)),
     )
+
+
+def _job() -> str:
+    """What the processes of one job have in common."""
+    environ = os.environ
+    if "TORCHELASTIC_RUN_ID" in environ:
+        return environ["TORCHELASTIC_RUN_ID"]
+    if "MASTER_ADDR" in environ:
+        return f"{environ['MASTER_ADDR']}:{environ.get('MASTER_PORT', '')}"
+    return ""
 
 
 def _step(step: Step, device: int) -> dict[str, Any]:

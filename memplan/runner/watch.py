@@ -15,6 +15,7 @@ from memplan.runner import marks
 from memplan.runner.capture import STOPPED
 from memplan.runner.counters import COUNTERS
 from memplan.runner.out_of_memory import OutOfMemory
+from memplan.runner.outside import Outside
 from memplan.runner.phases import Timeline
 from memplan.runner.settings import Settings
 from memplan.runner.signals import Signals
@@ -51,12 +52,14 @@ class Watch:
             self._signals.look_around,
             settings.snapshot,
         )
+        self._outside = Outside()
         self._summary = Summary(
             settings=settings,
             timeline=self.timeline,
             signals=self._signals,
             witness=self._witness,
             out_of_memory=self._out_of_memory,
+            outside=self._outside,
             values=values,
             has_met_peers=has_met_peers,
         )
@@ -73,6 +76,7 @@ class Watch:
         assert self._seen is None, "a watch is over once it was detached"
         Watch.current = self
         COUNTERS.attach()
+        self._outside.attach()
         self._witness.attach()
         self._signals.attach()
         self._out_of_memory.attach()
@@ -90,6 +94,7 @@ class Watch:
             self._out_of_memory.detach()
             self._signals.detach()
             self._witness.detach()
+            self._outside.detach()
             COUNTERS.detach()
 
     def content(self, ended: str) -> dict[str, Any]:
@@ -99,6 +104,7 @@ class Watch:
         return self._seen
 
     def _change_phase(self, step: int, phase: str) -> int:
+        self._outside.look()
         return self._witness.tags.change_phase(step, phase)
 
 
