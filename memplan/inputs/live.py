@@ -44,6 +44,8 @@ class Found:
     """What can move memory and is not in the plan."""
     parameters: int = 0
     """Of the model that runs."""
+    keeps_gradients: bool = False
+    """Gradients of a step are there until the next one's backward pass begins."""
 
     @property
     def is_named(self) -> bool:
@@ -56,7 +58,7 @@ class Found:
         Raises:
             MemplanError: the plan does not suit the model, or has no formula.
         """
-        report = estimate_of(self.plan, self.model)
+        report = replace(estimate_of(self._as_stepped(), self.model), plan=self.plan)
         counted = report.model.parameters
         lines = list(self.not_read)
         if abs(counted - self.parameters) > CLOSE_ENOUGH * self.parameters:
@@ -64,6 +66,12 @@ class Found:
                 f"the formula has {counted:,} parameters, the model {self.parameters:,}"
             )
         return replace(report, unsupported=(*report.unsupported, *lines))
+
+    def _as_stepped(self) -> TrainingPlan:
+        """Where gradients stay, a forward pass meets those of a micro-batch before."""
+        if not self.keeps_gradients or self.plan.gradient_accumulation_steps > 1:
+            return self.plan
+        return replace(self.plan, gradient_accumulation_steps=2)
 
 
 @dataclass(slots=True)
@@ -75,25 +83,21 @@ class Reading:
 
 
 def model_in(module: "nn.Module") -> Any:
-    """The one transformers model in a module, which may be it, or wrap it.
+    """The one transformers model in a module, without PEFT's wrapper.
 
     Raises:
         PlanError: there is none, or there are several.
     """
-    adapted: Any = getattr(module, "get_base_model", None)  # PEFT's
-    if adapted is not None:
-        return adapted()
-    if _has_config(module):
-        return module
-    found = list(_outermost_with_config(module))
-    if len(found) != 1:
-        many = f"{len(found)} models" if found else "no model"
-        raise PlanError(
-            f"{type(module).__name__} holds {many} with a config of transformers, and "
-            "the formulas need one.",
-            hint="`memplan rehearse -- python train.py` takes any module.",
-        )
-    return model_in(found[0])
+    found = _with_config(module)
+    return found.get_base_model() if _is_adapted(found) else found
+
+
+def checkpoints_itself(model: Any) -> bool:
+    """Whether a transformers model was told to checkpoint its layers."""
+    for name in ("is_activation_checkpointing", "is_gradient_checkpointing"):
+        if hasattr(type(model), name):  # the older one warns where there is a newer
+            return bool(getattr(model, name))
+    return False
 
 
 def read_model(module: "nn.Module", reading: Reading) -> Model:
@@ -102,7 +106,7 @@ def read_model(module: "nn.Module", reading: Reading) -> Model:
     Raises:
         MemplanError: no formula covers it.
     """
-    inner = model_in(module)
+    outer, inner = _with_config(module), model_in(module)
     config = inner.config
     data = config.to_dict()
     data.setdefault("model_type", config.model_type)
@@ -113,8 +117,8 @@ def read_model(module: "nn.Module", reading: Reading) -> Model:
     reading.fields["model"] = name
     _read_attention(config, reading)
     _read_quantization(getattr(config, "quantization_config", None), reading)
-    if hasattr(module, "peft_config"):
-        _read_adapters(module, reading)
+    if hasattr(outer, "peft_config"):
+        _read_adapters(outer, reading)
     else:
         _read_trainable(inner, reading)
     frozen = _dtypes(p for p in inner.parameters() if not p.requires_grad)
@@ -138,16 +142,35 @@ def num_parameters(module: "nn.Module") -> int:
     return model_size(module).parameters
 
 
-def _has_config(module: "nn.Module") -> bool:
-    return hasattr(getattr(module, "config", None), "model_type")
+def _with_config(module: "nn.Module") -> Any:
+    """The one outermost module with a configuration of transformers, PEFT's included.
+
+    Raises:
+        PlanError: there is none, or there are several.
+    """
+    found = list(_outermost(module))
+    if len(found) == 1:
+        return found[0]
+    many = f"{len(found)} models" if found else "no model"
+    raise PlanError(
+        f"{type(module).__name__} holds {many} with a config of transformers, and "
+        "the formulas need one.",
+        hint="`memplan rehearse -- python train.py` takes any module.",
+    )
 
 
-def _outermost_with_config(module: "nn.Module") -> Iterator["nn.Module"]:
+def _outermost(module: "nn.Module") -> Iterator["nn.Module"]:
+    has_config = hasattr(getattr(module, "config", None), "model_type")
+    if has_config or _is_adapted(module):
+        yield module
+        return
     for child in module.children():
-        if _has_config(child) or hasattr(child, "get_base_model"):
-            yield child
-        else:
-            yield from _outermost_with_config(child)
+        yield from _outermost(child)
+
+
+def _is_adapted(module: Any) -> bool:
+    """Whether it is PEFT's wrapper."""
+    return hasattr(module, "get_base_model")
 
 
 def _class_name(module: "nn.Module") -> str:

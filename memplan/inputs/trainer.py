@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from memplan.errors import PlanError
 from memplan.inputs.batch import read_batch
+from memplan.inputs.deepspeed import sharding_of
 from memplan.inputs.live import (
     Found,
     Reading,
+    checkpoints_itself,
     model_in,
     num_parameters,
     precision_of,
@@ -103,7 +105,7 @@ def _checkpointing(args: Any, model: Any, reading: Reading) -> str:
     name = "activation_checkpointing"
     if not hasattr(args, name):
         name = "gradient_checkpointing"
-    if not (getattr(args, name) or getattr(model_in(model), f"is_{name}", False)):
+    if not (getattr(args, name) or checkpoints_itself(model_in(model))):
         return "none"
     options = getattr(args, f"{name}_kwargs", None) or {}
     if options.get("offload"):
@@ -115,27 +117,11 @@ def _checkpointing(args: Any, model: Any, reading: Reading) -> str:
 def _read_deepspeed(args: Any, autocast: str, reading: Reading) -> str:
     """Stage and offload of the engine; its autocast, where it has one of its own."""
     config = args.deepspeed_plugin.hf_ds_config.config
-    zero = config.get("zero_optimization") or {}
-    stage = int(zero.get("stage", 0))
-    if stage == 0:
-        raise PlanError(
-            "DeepSpeed's stage 0 has no formula.", hint="Stages 1 to 3 have."
-        )
-    reading.fields |= {
-        "sharding": "deepspeed",
-        "zero_stage": stage,
-        "offload_optimizer": _is_offloaded(zero.get("offload_optimizer")),
-        "offload_parameters": _is_offloaded(zero.get("offload_param")),
-    }
+    reading.fields |= sharding_of(config)
     for name in ("bf16", "fp16"):
-        enabled = (config.get(name) or {}).get("enabled")
-        if enabled is True:
+        if (config.get(name) or {}).get("enabled") is True:
             return name
     return autocast
-
-
-def _is_offloaded(section: Any) -> bool:
-    return bool(section) and section.get("device", "none") != "none"
 
 
 def _read_fsdp(options: Mapping[str, Any], reading: Reading) -> None:

@@ -18,7 +18,6 @@ import torch
 
 from memplan.runner.capture import (
     FINISHED,
-    INTERRUPTED,
     STOPPED,
     ending_of,
     last_line_of,
@@ -160,4 +159,4 @@ def _ended(error: BaseException | None) -> str:
     """How the block was left."""
     if error is None or isinstance(error, (SystemExit, GeneratorExit)):
         return FINISHED
-    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else ending_of(error)
+    return ending_of(error)
