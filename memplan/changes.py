@@ -1,6 +1,7 @@
-"""Changes of a plan as flags, and which of them other answers come of."""
+"""Plans and changes of them as flags, and which of them other answers come of."""
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 from memplan.plan import TrainingPlan
@@ -30,6 +31,19 @@ def words_of(field: str, value: Any) -> list[str]:
     if isinstance(value, tuple):
         return [flag, ",".join(value)]
     return [flag, str(value)]
+
+
+def command_words(plan: TrainingPlan, verb: str) -> list[str]:
+    """The shortest command of that verb whose plan is this one, word by word."""
+    words = ["memplan", verb]
+    if plan.model is not None:
+        words.append(plan.model)
+    for item in fields(plan):
+        value = getattr(plan, item.name)
+        if item.name == "model" or (value == item.default and item.name != "gpu"):
+            continue
+        words += words_of(item.name, value)
+    return words
 
 
 def less_exact(plan: TrainingPlan) -> Iterator[Fields]:

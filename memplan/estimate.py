@@ -219,7 +219,7 @@ def _estimate_states(plan: TrainingPlan) -> MemoryReport:
     )
 
 
-def _band(plan: TrainingPlan, allocated_bytes: int) -> Band:
+def _band(plan: TrainingPlan, gpu: Gpu, allocated_bytes: int) -> Band:
     """Of a model, from the errors seen so far; sums of model states are exact."""
     if plan.model is None or plan.accounting != "torch":
         return Band(
@@ -227,7 +227,7 @@ def _band(plan: TrainingPlan, allocated_bytes: int) -> Band:
             high_bytes=allocated_bytes,
             basis="arithmetic on a parameter count, or a convention: no measurement",
         )
-    return band_of(allocated_bytes, generates=plan.generates)
+    return band_of(allocated_bytes, gpu.slug, generates=plan.generates)
 
 
 def _torch_states(plan: TrainingPlan) -> ModelStates:
@@ -292,7 +292,7 @@ def _report(
         phases=tuple(moment.as_phase() for moment in moments),
         fits=device_bytes <= budget,
         headroom_bytes=budget - device_bytes,
-        band=_band(plan, allocated),
+        band=_band(plan, gpu, allocated),
         assumptions=(*context_basis, *assumptions),
         unsupported=unsupported,
         num_gpus=plan.num_gpus,

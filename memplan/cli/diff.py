@@ -16,7 +16,7 @@ from memplan.cli.output import (
     chosen,
     emit,
 )
-from memplan.cli.values import parse_fraction
+from memplan.cli.values import check_limit, parse_fraction
 
 if TYPE_CHECKING:
     from memplan.diff import Difference
@@ -58,7 +58,7 @@ def diff(
     from memplan.views.difference import as_data, show_difference
 
     name = find_term(term)
-    _check_limit(fail_over)
+    check_limit(fail_over)
     check_output(output, force=force)
     difference = compare(read_report(a), read_report(b))
     if output is not None:
@@ -73,15 +73,6 @@ def diff(
             show_difference(difference, (str(a), str(b)))
     if fail_over is not None:
         _gate(difference, name, fail_over)
-
-
-def _check_limit(fail_over: float | None) -> None:
-    from memplan.errors import PlanError
-
-    if fail_over is not None and not 0 <= fail_over < float("inf"):
-        raise PlanError(
-            "--fail-over must be 0 or more.", hint="Write it like 5% or 0.05."
-        )
 
 
 def _gate(difference: "Difference", name: str, limit: float) -> None:

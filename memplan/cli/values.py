@@ -50,6 +50,14 @@ def parse_fraction(text: str) -> float:
         ) from error
 
 
+def check_limit(fraction: float | None) -> None:
+    """Refuse a limit of --fail-over that nothing, or everything, would be within."""
+    if fraction is not None and not 0 <= fraction < math.inf:
+        raise PlanError(
+            "--fail-over must be 0 or more.", hint="Write it like 5% or 0.05."
+        )
+
+
 def parse_targets(text: str) -> tuple[str, ...]:
     """`q_proj,v_proj`."""
     return tuple(part.strip() for part in text.split(",") if part.strip())

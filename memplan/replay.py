@@ -1,0 +1,129 @@
+"""Today's rehearsal of a plan in a process of its own, kept so that it is made once.
+
+    replays = Replays(folder)
+    report = replays.rehearse(plan, allocator="max_split_size_mb:64")
+
+What is kept is found again by everything that decides it: the plan, the settings of the
+allocator, the versions of the libraries that allocate, and memplan's own code. So a run
+over many plans can be stopped and goes on where it was.
+"""
+
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import memplan
+from memplan.changes import command_words
+from memplan.errors import MemplanError, ProgramError
+from memplan.files import whole_file
+from memplan.plan import TrainingPlan
+from memplan.report import MemoryReport, from_json, to_json
+from memplan.run import ALLOCATOR_SETTINGS
+
+SETTINGS = ALLOCATOR_SETTINGS[0]
+FITS, DOES_NOT_FIT = 0, 1
+LIBRARIES = (
+    "accelerate",
+    "bitsandbytes",
+    "deepspeed",
+    "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13",
+    "peft",
+    "timm",
+    "torch",
+    "torchvision",
+    "transformers",
+    "triton",
+)
+"""Distributions whose version can move a peak."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replays:
+    """Rehearsals, kept in a folder."""
+
+    folder: Path
+
+    def rehearse(self, plan: TrainingPlan, allocator: str = "") -> MemoryReport:
+        """What a plan takes on the virtual card, with these settings of the allocator.
+
+        Raises:
+            MemplanError: it cannot be rehearsed, or not here.
+        """
+        words = command_words(plan, "rehearse")
+        file = self.folder / f"{_key(words, allocator)}.json"
+        with suppress(OSError, MemplanError):  # made anew where it is not there, or cut
+            return from_json(file.read_bytes())
+        report = _run(words, allocator)
+        with suppress(OSError):  # a folder that cannot be written costs the next run
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(file, overwrite=True) as kept:
+                kept.write(to_json(report).encode("utf-8"))
+        return report
+
+
+def replays_folder() -> Path:
+    """`rehearsals` in `MEMPLAN_CACHE`, else in memplan's part of the user's cache."""
+    if chosen := os.environ.get("MEMPLAN_CACHE"):
+        return Path(chosen).absolute() / "rehearsals"
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser().absolute() / "memplan" / "rehearsals"
+
+
+def as_command(words: list[str], allocator: str = "") -> str:
+    """What to type, with the allocator's settings before it."""
+    line = shlex.join(words)
+    return f"{SETTINGS}={shlex.quote(allocator)} {line}" if allocator else line
+
+
+def _run(words: list[str], allocator: str) -> MemoryReport:
+    """The report that `memplan rehearse` prints; what else it says is not shown."""
+    environ = {k: v for k, v in os.environ.items() if k not in ALLOCATOR_SETTINGS}
+    if allocator:
+        environ[SETTINGS] = allocator
+    done = subprocess.run(
+        [sys.executable, "-m", *words, "--json"],
+        capture_output=True,
+        text=True,
+        env=environ,
+    )
+    if done.returncode in (FITS, DOES_NOT_FIT) and done.stdout:
+        return from_json(done.stdout)
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    why = said[-1].removeprefix("error: ") if said else f"exit code {done.returncode}"
+    raise ProgramError(why, hint=f"Try it: {as_command(words, allocator)}")
+
+
+def _key(words: list[str], allocator: str) -> str:
+    decides = [words, allocator, _versions(), _code()]
+    return hashlib.sha256(json.dumps(decides).encode("utf-8")).hexdigest()[:32]
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Of the interpreter, and of the libraries that are installed."""
+    found = {"python": sys.version}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+@cache
+def _code() -> str:
+    """A sum of memplan's own files: between two releases they change too."""
+    package = Path(str(memplan.__file__)).parent
+    files = [path for kind in ("*.py", "*.c", "*.h") for path in package.rglob(kind)]
+    total = hashlib.sha256()
+    for path in sorted(files):
+        total.update(str(path.relative_to(package)).encode("utf-8"))
+        total.update(path.read_bytes())
+    return total.hexdigest()

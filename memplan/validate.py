@@ -1,0 +1,332 @@
+"""Records of measurements held against what memplan says today of their plans.
+
+    validation = validate(records_under(Path("profiles/measured")))
+    validation.errors("estimated", "allocated").median_fraction
+
+An error is prediction less measurement. That of a peak is a fraction of the measured
+peak, that of a component a fraction of the measured allocated peak: those of the
+components add up to that of the allocated peak. Below zero is an under-estimate, which
+on a card is a run out of memory.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from memplan.changes import as_flags, command_words
+from memplan.diff import Difference, diff
+from memplan.errors import MemplanError
+from memplan.estimate import estimate
+from memplan.hardware import find_gpu
+from memplan.plan import TrainingPlan
+from memplan.records import Found, Record
+from memplan.replay import as_command
+from memplan.report import Components, MemoryReport
+
+Engine = Literal["estimated", "rehearsed"]
+Reference = Literal["measured", "rehearsed"]
+Verdict = Literal["ran", "false alarm", "foretold", "missed"]
+
+VERBS: dict[Engine, str] = {"estimated": "estimate", "rehearsed": "rehearse"}
+PEAKS = ("allocated", "reserved", "device")
+COMPONENTS = tuple(asdict(Components()))
+UNDER_FRACTION = 0.01
+"""A prediction lower than the measurement by more is an under-estimate."""
+DEFAULT_ALLOCATOR = "caching allocator, default settings"
+ALLOCATOR_PREFIX = "caching allocator, "
+TRICKS = (
+    "precision",
+    "trainable",
+    "quantization",
+    "frozen_dtype",
+    "optim",
+    "ema",
+    "gradient_accumulation_steps",
+    "activation_checkpointing",
+    "attn_implementation",
+    "zero_stage",
+    "offload_optimizer",
+    "offload_parameters",
+    "tensor_parallel",
+    "pipeline_parallel",
+)
+"""Fields of a plan that are set to save memory, or that move much of it."""
+PLAIN = "no trick"
+UNUSABLE = {"failed": "it failed", "timeout": "it took too long and was stopped"}
+"""Ends of which nothing can be said."""
+
+Say = Callable[[str], None]
+Rehearse = Callable[[TrainingPlan, str], MemoryReport]
+"""Of a plan, with settings of the allocator."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One record held against one prediction of its plan."""
+
+    path: Path
+    entry: str
+    measured_at: str
+    engine: Engine
+    plan: TrainingPlan
+    """As it was predicted: on the record's card."""
+    allocator: str
+    """Settings of the record's; empty are the default ones. No estimate knows them."""
+    verdict: Verdict
+    difference: Difference | None
+    """The prediction, held against the record; None where one of them has no peak."""
+
+    @property
+    def command(self) -> str:
+        """What makes this prediction again."""
+        words = command_words(self.plan, VERBS[self.engine])
+        return as_command(words, self.allocator if self.engine == "rehearsed" else "")
+
+    @property
+    def tricks(self) -> tuple[str, ...]:
+        """What the plan sets, as flags, and settings of the allocator."""
+        default = TrainingPlan(model=self.plan.model)
+        names = [
+            as_flags({name: getattr(self.plan, name)})
+            for name in TRICKS
+            if getattr(self.plan, name) != getattr(default, name)
+        ]
+        return (*names, *filter(None, [self.allocator])) or (PLAIN,)
+
+    def error_fraction(self, term: str) -> float | None:
+        """Of a peak, of that peak; of a component, of the allocated peak."""
+        if self.difference is None:
+            return None
+        if term in PEAKS:
+            return self.difference.term(term).difference_fraction
+        off_by = self.difference.term(term).difference_bytes
+        whole = self.difference.allocated.a_bytes
+        return off_by / whole if whole and off_by is not None else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Errors:
+    """Errors of one term over many cases, as fractions."""
+
+    num_cases: int
+    median_fraction: float
+    """This, the mean and the 95th percentile are of sizes, whatever the sign."""
+    mean_fraction: float
+    ninety_fifth_fraction: float
+    lowest_fraction: float
+    highest_fraction: float
+    under_rate: float
+    """Of the cases, the part that is an under-estimate by more than 1%."""
+
+    @property
+    def worst_fraction(self) -> float:
+        return max(self.lowest_fraction, self.highest_fraction, key=abs)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Skipped:
+    """A file that is held against nothing, or not against one of the predictions."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validation:
+    """What came of all records."""
+
+    reference: Reference
+    """What the records are; rehearsed ones only where they were asked for."""
+    engines: tuple[Engine, ...]
+    num_records: int
+    """Held against at least one prediction."""
+    cases: tuple[Case, ...]
+    skipped: tuple[Skipped, ...]
+
+    def of(self, engine: Engine) -> tuple[Case, ...]:
+        return tuple(case for case in self.cases if case.engine == engine)
+
+    def errors(self, engine: Engine, term: str) -> Errors | None:
+        """None where no case of the engine has that term."""
+        return errors_of(self.of(engine), term)
+
+    def by_trick(self, engine: Engine) -> dict[str, tuple[Case, ...]]:
+        """The cases of each trick; a case counts for all those that its plan sets."""
+        names = {trick for case in self.of(engine) for trick in case.tricks}
+        return {
+            name: tuple(case for case in self.of(engine) if name in case.tricks)
+            for name in sorted(names, key=lambda name: (name != PLAIN, name))
+        }
+
+    @property
+    def lowest_fraction(self) -> float:
+        """The worst under-estimate of the allocated peak; 0 where there is none."""
+        errors = [case.error_fraction("allocated") or 0 for case in self.cases]
+        return min((0.0, *errors))
+
+    def worst_first(self) -> tuple[Case, ...]:
+        """Runs that were thought to fit, then by the size of the allocated error."""
+        return tuple(sorted(self.cases, key=_badness, reverse=True))
+
+    def beyond(self, limit_fraction: float) -> tuple[Case, ...]:
+        """Under-estimates of the allocated peak by more, and runs thought to fit."""
+        return tuple(
+            case
+            for case in self.worst_first()
+            if case.verdict == "missed"
+            or (case.error_fraction("allocated") or 0) < -limit_fraction
+        )
+
+
+def validate(
+    found: Found,
+    *,
+    rehearse: Rehearse | None = None,
+    as_rehearsed: bool = False,
+    say: Say = lambda line: None,
+) -> Validation:
+    """Hold every record against today's estimate, and with `rehearse` a rehearsal too.
+
+    Args:
+        found: what `records_under` found.
+        rehearse: makes a rehearsal, as `Replays.rehearse` does; None: none are made.
+        as_rehearsed: take records of the virtual card, and no others, to try this.
+        say: is told what is being rehearsed.
+    """
+    reference: Reference = "rehearsed" if as_rehearsed else "measured"
+    engines: tuple[Engine, ...] = (
+        ("estimated", "rehearsed") if rehearse else ("estimated",)
+    )
+    cases: list[Case] = []
+    skipped = [Skipped(path=path, reason=reason) for path, reason in found.broken]
+    usable = []
+    for path, record in found.records:
+        reason = _refused(record, reference)
+        if reason is None:
+            usable.append((path, record))
+        else:
+            skipped.append(Skipped(path=path, reason=reason))
+    for number, (path, record) in enumerate(usable, 1):
+        for engine in engines:
+            if engine == "rehearsed":
+                say(f"rehearsing {number} of {len(usable)}: {record.entry}")
+            try:
+                cases.append(_case(path, record, engine, rehearse))
+            except MemplanError as error:
+                reason = f"not {engine}: {error.message}"
+                skipped.append(Skipped(path=path, reason=reason))
+    return Validation(
+        reference=reference,
+        engines=engines,
+        num_records=len({case.path for case in cases}),
+        cases=tuple(cases),
+        skipped=tuple(skipped),
+    )
+
+
+def errors_of(cases: Iterable[Case], term: str) -> Errors | None:
+    """Errors of one term; None where no case has it."""
+    found = [case.error_fraction(term) for case in cases]
+    errors = [error for error in found if error is not None]
+    if not errors:
+        return None
+    magnitudes = sorted(map(abs, errors))
+    return Errors(
+        num_cases=len(errors),
+        median_fraction=statistics.median(magnitudes),
+        mean_fraction=statistics.fmean(magnitudes),
+        ninety_fifth_fraction=magnitudes[math.ceil(0.95 * len(errors)) - 1],
+        lowest_fraction=min(errors),
+        highest_fraction=max(errors),
+        under_rate=sum(error < -UNDER_FRACTION for error in errors) / len(errors),
+    )
+
+
+def _refused(record: Record, reference: Reference) -> str | None:
+    """Why a record is held against nothing, if it is not."""
+    if record.report is None:
+        how = UNUSABLE.get(record.ended, "it ran out of memory and has no report")
+        return f"{how}: {record.error}" if record.error else how
+    if record.report.source != reference:
+        if reference == "rehearsed":
+            return "it is measured, and rehearsed ones are asked for"
+        return "it says rehearsed, which is no measurement (--as-rehearsed takes it)"
+    if record.ended in UNUSABLE:
+        return UNUSABLE[record.ended]
+    return None
+
+
+def _case(
+    path: Path, record: Record, engine: Engine, rehearse: Rehearse | None
+) -> Case:
+    """One prediction of one record.
+
+    Raises:
+        MemplanError: the plan cannot be predicted, or not here.
+    """
+    assert record.report is not None
+    settings = _settings(record.report)
+    plan = _plan_on_its_card(record.plan, record.report)
+    if engine == "estimated":
+        torch = ".".join(record.report.device.torch.split("+")[0].split(".")[:2])
+        plan = replace(plan, torch=torch)
+        predicted = estimate(plan)
+    else:
+        assert rehearse is not None
+        predicted = rehearse(plan, settings)
+    difference = diff(record.report, predicted)
+    has_peaks = record.ended == "finished" and not difference.without_peak
+    return Case(
+        path=path,
+        entry=record.entry,
+        measured_at=record.measured_at,
+        engine=engine,
+        plan=plan,
+        allocator=settings,
+        verdict=_verdict(record, predicted),
+        difference=difference if has_peaks else None,
+    )
+
+
+def _plan_on_its_card(plan: TrainingPlan, report: MemoryReport) -> TrainingPlan:
+    """The plan with the size and the context that the run had.
+
+    Raises:
+        UnknownNameError: the catalogue does not know the card.
+    """
+    device = report.device
+    gpu = find_gpu(device.gpu)
+    is_of_catalogue = gpu.total_bytes == device.total_bytes
+    return replace(
+        plan,
+        gpu=gpu.slug,
+        gpu_memory_bytes=None if is_of_catalogue else device.total_bytes,
+        context_bytes=device.context_bytes,
+        torch=None,
+    )
+
+
+def _settings(report: MemoryReport) -> str:
+    """Of the allocator; empty for the default ones."""
+    allocator = report.device.allocator
+    if allocator == DEFAULT_ALLOCATOR:
+        return ""
+    return allocator.removeprefix(ALLOCATOR_PREFIX)
+
+
+def _verdict(record: Record, predicted: MemoryReport) -> Verdict:
+    """Whether it was said beforehand that the run would, or would not, fit.
+
+    A run that came through is none that was wrongly refused because of the headroom.
+    """
+    if record.ended == "out_of_memory":
+        return "missed" if predicted.fits else "foretold"
+    is_too_much = predicted.peak.device_bytes > predicted.device.total_bytes
+    return "false alarm" if is_too_much else "ran"
+
+
+def _badness(case: Case) -> tuple[bool, float]:
+    return case.verdict == "missed", abs(case.error_fraction("allocated") or 0)

@@ -1,0 +1,189 @@
+"""The page of accuracy: what it says with records, without, and with pictures."""
+
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from record_files import keep, out_of_memory_on, plan_of, record_of
+
+from memplan.records import Found, measured_folder, records_under
+from memplan.validate import validate
+from memplan.views.accuracy_page import NAMES, NO_PICTURE, page_of, write_page
+from memplan.views.pictures import PictureError, as_svg, pictures_of, problem
+
+DOCS = Path(__file__).parents[2] / "docs"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
+
+
+@pytest.fixture(scope="module")
+def validation(tmp_path_factory):
+    folder = keep(
+        tmp_path_factory.mktemp("records"),
+        plain=record_of(plan_of(), factor=1.004),
+        full=record_of(plan_of(activation_checkpointing="full"), factor=1.08),
+        pure=record_of(plan_of(precision="bf16-pure"), factor=0.97),
+        ended=out_of_memory_on(plan_of(per_device_train_batch_size=512)),
+    )
+    (folder / "cut_[x](y)|.json").write_text("{")
+    return validate(
+        records_under(folder),
+        rehearse=lambda plan, allocator: record_of(plan, source="rehearsed").report,
+    )
+
+
+def without_pictures(monkeypatch):
+    def refuse(picture):
+        raise PictureError("plotly is not installed: pip install 'memplan[images]'")
+
+    monkeypatch.setattr(import_module("memplan.views.accuracy_page"), "as_svg", refuse)
+
+
+def test_the_page_of_the_tree_is_what_is_written_today():
+    folder = measured_folder()
+    found = records_under(folder) if folder.is_dir() else Found()
+    drawn = [name for name in NAMES if (DOCS / "accuracy" / f"{name}.svg").is_file()]
+    text = (DOCS / "accuracy.md").read_text(encoding="utf-8")
+    assert text == page_of(validate(found), drawn, "accuracy")
+
+
+def test_without_records_it_says_so_and_calls_nothing_measured():
+    text = page_of(validate(Found()), (), "accuracy")
+    assert "**Nothing here is measured.** No run on a real card" in text
+    assert "| training steps | 100 | 2.14.1+cu130 | 2026-" in text
+    assert "| evaluations on MME | 13 | 2.14.1+cu130 | 2026-" in text
+    assert "rehearsals, not measurements" in " ".join(text.split())
+    assert "Measured records" not in text
+    assert NO_PICTURE not in text
+
+
+def test_every_picture_has_its_table_below_it(validation):
+    text = page_of(validation, NAMES, "accuracy")
+    for picture in pictures_of(validation):
+        section = text.split(f"### {picture.title}\n")[1].split("\n#")[0]
+        image, table = section.strip().split("\n\n")[:2]
+        assert image.startswith("![")
+        assert image.endswith(f"](accuracy/{picture.name}.svg)")
+        assert table.startswith("| ")
+        assert len(table.splitlines()) > 3
+
+
+def test_alternative_texts_say_what_is_to_be_seen(validation):
+    peaks, components, settings = pictures_of(validation)
+    assert "estimated: 3 plans, median error 3.09%, worst -7.41%" in peaks.alternative
+    assert "rehearsed: 3 plans" in peaks.alternative
+    assert "the largest is" in components.alternative
+    assert "--activation-checkpointing full" in settings.alternative
+
+
+def test_tables_have_the_same_number_of_cells_in_every_row(validation):
+    text = page_of(validation, (), "accuracy")
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.M)
+    assert len(tables) == 5
+    for table in tables:
+        rows = re.sub(r"\\\\|\\\|", "", table).splitlines()
+        assert len({row.count("|") for row in rows}) == 1
+
+
+def test_names_are_no_markdown(validation):
+    text = page_of(validation, (), "accuracy")
+    assert r"cut\_\[x\](y)\|.json" in text
+
+
+def test_it_names_no_folder_of_this_machine(validation, tmp_path):
+    text = page_of(validation, NAMES, "accuracy")
+    assert str(validation.cases[0].path.parent) not in text
+    assert str(Path.home()) not in text
+
+
+def test_without_the_extra_the_tables_stand_alone(validation, tmp_path, monkeypatch):
+    without_pictures(monkeypatch)
+    old = tmp_path / "accuracy" / "peaks.svg"
+    old.parent.mkdir()
+    old.write_text("of an older page")
+    [said] = write_page(validation, tmp_path / "accuracy.md")
+    assert "pip install 'memplan[images]'" in said
+    text = (tmp_path / "accuracy.md").read_text()
+    assert text.count(NO_PICTURE) == 3
+    assert ".svg" not in text
+    assert not old.exists()
+
+
+def test_without_records_there_is_nothing_to_draw(tmp_path, monkeypatch):
+    without_pictures(monkeypatch)
+    assert list(write_page(validate(Found()), tmp_path / "accuracy.md")) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["accuracy.md"]
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch):
+    module = import_module("memplan.views.pictures")
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert problem() == "plotly is not installed: pip install 'memplan[images]'"
+
+
+# ---- with plotly ----
+
+
+@pytest.fixture(scope="module")
+def figures(validation):
+    pytest.importorskip("plotly", reason="the extra `images` is not installed")
+    return {picture.name: picture.draw() for picture in pictures_of(validation)}
+
+
+def test_a_dumbbell_joins_a_measurement_and_its_prediction(figures, validation):
+    traces = figures["peaks"].data
+    lines = [trace for trace in traces if trace.mode == "lines"]
+    dots = {trace.name: trace for trace in traces if trace.mode == "markers"}
+    assert list(dots) == ["estimated", "rehearsed", "measured"]
+    assert len(lines) == 6
+    for line in lines:
+        measured, predicted = line.x
+        assert measured in dots["measured"].x
+        assert predicted in (*dots["estimated"].x, *dots["rehearsed"].x)
+
+
+def test_kinds_are_told_apart_by_more_than_colour(figures):
+    markers = [t.marker for t in figures["peaks"].data if t.mode == "markers"]
+    assert len({marker.symbol for marker in markers}) == 3
+    assert len({marker.color for marker in markers}) == 3
+
+
+def test_every_error_is_a_point(figures, validation):
+    estimated, rehearsed = figures["components"].data
+    assert len(estimated.x) == 3 * 6
+    total = sum(
+        error
+        for name, error in zip(estimated.y, estimated.x, strict=True)
+        if name == "weights"
+    )
+    cases = validation.of("estimated")
+    expected = [case.error_fraction("weights") for case in cases]
+    assert total == pytest.approx(sum(error for error in expected if error is not None))
+    assert rehearsed.boxpoints == "all"
+
+
+def test_labels_are_no_html(tmp_path):
+    pytest.importorskip("plotly", reason="the extra `images` is not installed")
+    keep(tmp_path, **{"<b>x": record_of(plan_of())})
+    peaks, *_ = pictures_of(validate(records_under(tmp_path)))
+    assert peaks.draw().data[0].y[0] == "&lt;b&gt;x, rtx-4090"
+
+
+@pytest.mark.slow
+def test_pictures_stand_still_and_are_the_same_each_time(validation, tmp_path):
+    pytest.importorskip("kaleido", reason="the extra `images` is not installed")
+    if not any(map(shutil.which, BROWSERS)):
+        pytest.skip("there is no Chrome and no Chromium, with which kaleido draws")
+    said = list(write_page(validation, tmp_path / "accuracy.md"))
+    assert said == []
+    text = (tmp_path / "accuracy.md").read_text()
+    for name in NAMES:
+        svg = (tmp_path / "accuracy" / f"{name}.svg").read_text()
+        root = ElementTree.fromstring(svg)
+        assert root.tag.endswith("svg")
+        assert not re.search(r"<script|href=\"http", svg)
+        assert f"](accuracy/{name}.svg)" in text
+    peaks = next(iter(pictures_of(validation)))
+    assert as_svg(peaks) == (tmp_path / "accuracy" / "peaks.svg").read_text()
