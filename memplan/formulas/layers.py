@@ -96,14 +96,18 @@ def embedding_scratch_bytes(table: Shape, num_indices: int) -> int:
 
 
 def token_embedding(t: Tape, weight: Weight, shape: Shape) -> Tensor:
-    """`embedding` of the input ids, of a model whose main input they are.
+    """`embedding` of the input ids, of a model whose main input they are."""
+    return input_embedding(t, embedding(t, weight, shape))
+
+
+def input_embedding(t: Tape, output: Tensor) -> Tensor:
+    """What a model, or a model within one, begins with: tokens or patches.
 
     Where layers are checkpointed, transformers makes its output require a gradient
     (`modeling_utils.py`, `enable_input_require_grads`), so that one reaches adapters
     between frozen weights. Then the first layer runs backward like the others, and the
     output keeps its gradient until the loss is let go of.
     """
-    output = embedding(t, weight, shape)
     if t.setting.checkpointing == "none":
         return output
     return t.require_gradient(output)

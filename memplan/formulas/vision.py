@@ -8,6 +8,7 @@ from math import prod
 from memplan.errors import PlanError
 from memplan.formulas.layers import (
     add,
+    cast,
     concatenate,
     lower,
     part,
@@ -30,7 +31,8 @@ def patch_embedding(
 ) -> Tensor:
     """`nn.Conv2d` with kernel and stride of a patch, as [B, N, D].
 
-    Saved: pixels and kernel, as autocast casts them, whichever wants a gradient.
+    Models cast the pixels to the dtype of the kernel first. Saved: pixels and kernel,
+    as autocast casts them, whichever wants a gradient.
 
     Raises:
         PlanError: the pictures are smaller than a patch.
@@ -45,7 +47,8 @@ def patch_embedding(
         )
     with t.scope(name):
         weight = t.weight("weight", (hidden_size, C, *patch_size))
-        inputs = [lower(t, pixel_values), lower(t, weight)]
+        pixels = cast(t, pixel_values, weight.dtype)
+        inputs = [lower(t, pixels), lower(t, weight)]
         is_summed = False
         if bias:
             offset = t.weight("bias", (hidden_size,))
@@ -82,25 +85,34 @@ def prepend_token(t: Tape, token: Weight, patches: Tensor) -> Tensor:
 
 
 def add_positions(
-    t: Tape, embeddings: Tensor, positions: Tensor, grid: tuple[int, int]
+    t: Tape,
+    embeddings: Tensor,
+    positions: Tensor,
+    grid: tuple[int, int],
+    *,
+    has_class_token: bool = True,
 ) -> Tensor:
     """Add position embeddings [1, 1 + M, D], resized where `grid` has not M patches.
 
     transformers' `interpolate_pos_encoding`: those of the patches are resized as a
-    picture is (bicubic), and joined with that of the class token.
+    picture is (bicubic), and joined with that of the class token, where there is one.
     """
     _, num_positions, D = positions.shape
     num_patches = grid[0] * grid[1]
-    if num_patches + 1 == num_positions:
+    if num_patches + has_class_token == num_positions:
         return add(t, embeddings, positions)
-    class_position = part(t, positions, (1, 1, D))
-    patch_positions = part(t, positions, (1, num_positions - 1, D))
+    patch_positions = positions
+    if has_class_token:
+        class_position = part(t, positions, (1, 1, D))
+        patch_positions = part(t, positions, (1, num_positions - 1, D))
     patch_positions = t.apply(
         "upsample_bicubic2d",
         (patch_positions,),
         (1, num_patches, D),
         patch_positions.dtype,
     )
+    if not has_class_token:
+        return add(t, embeddings, patch_positions)
     resized = concatenate(t, [class_position, patch_positions], (1, 1 + num_patches, D))
     return add(t, embeddings, resized)
 

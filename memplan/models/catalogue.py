@@ -29,6 +29,7 @@ FAMILY_OF_MODEL_TYPE = {
     "vit": "vit",
     "t5": "t5",
     "blip-2": "blip2",
+    "siglip": "siglip",
     "instructblip": "instructblip",
     "mmicl": "mmicl",
 }

@@ -7,7 +7,7 @@ head.
 from dataclasses import dataclass
 
 from memplan.formulas.attention import attend
-from memplan.formulas.layers import activation, add, cast, layer_norm, part
+from memplan.formulas.layers import activation, add, layer_norm, part
 from memplan.formulas.linear import linear
 from memplan.formulas.stacks import repeat_layers
 from memplan.formulas.tape import Tape
@@ -48,7 +48,7 @@ def vision_embeddings(t: Tape, config: VisionConfig, pixel_values: Tensor) -> Te
         patch_embeds = patch_embedding(
             t,
             "patch_embedding",
-            cast(t, pixel_values, token.dtype),
+            pixel_values,
             D,
             (config.patch_size, config.patch_size),
             bias=True,

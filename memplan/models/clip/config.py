@@ -1,9 +1,34 @@
 """CLIP: a text and a vision transformer, and the space they share."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from memplan.errors import ModelConfigError
 from memplan.formulas.layers import ACTIVATIONS
+
+
+class TowerConfig(Protocol):
+    """What decides the sizes of a layer, in a tower of CLIP's kind."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def hidden_act(self) -> str: ...
+    @property
+    def attention_dropout(self) -> float: ...
+
+
+class PictureConfig(Protocol):
+    """The pictures a tower takes."""
+
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def patch_size(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +87,7 @@ def check(config: ClipConfig) -> None:
     check_image("vision_config", config.vision_config)
 
 
-def check_tower(name: str, tower: TextConfig | VisionConfig) -> None:
+def check_tower(name: str, tower: TowerConfig) -> None:
     """Heads and activation of one tower."""
     if tower.hidden_size % tower.num_attention_heads:
         raise ModelConfigError(
@@ -77,7 +102,7 @@ def check_tower(name: str, tower: TextConfig | VisionConfig) -> None:
         )
 
 
-def check_image(name: str, tower: VisionConfig) -> None:
+def check_image(name: str, tower: PictureConfig) -> None:
     """A picture has at least one patch."""
     if not 1 <= tower.patch_size <= tower.image_size:
         raise ModelConfigError(

@@ -7,13 +7,21 @@ K size of a head.
 from dataclasses import dataclass
 
 from memplan.formulas.attention import attend
-from memplan.formulas.layers import activation, add, cast, embedding, layer_norm, part
+from memplan.formulas.layers import (
+    activation,
+    add,
+    embedding,
+    input_embedding,
+    layer_norm,
+    part,
+    token_embedding,
+)
 from memplan.formulas.linear import linear
 from memplan.formulas.stacks import repeat_layers
 from memplan.formulas.tape import Tape
 from memplan.formulas.tensors import Tensor
 from memplan.formulas.vision import add_positions, patch_embedding, prepend_token
-from memplan.models.clip.config import TextConfig, VisionConfig
+from memplan.models.clip.config import TextConfig, TowerConfig, VisionConfig
 
 
 def vision_model(
@@ -45,11 +53,12 @@ def vision_embeddings(t: Tape, config: VisionConfig, pixel_values: Tensor) -> Te
         patch_embeds = patch_embedding(
             t,
             "patch_embedding",
-            cast(t, pixel_values, token.dtype),
+            pixel_values,
             D,
             (config.patch_size, config.patch_size),
             bias=False,
         )
+        patch_embeds = input_embedding(t, patch_embeds)
         embeddings = prepend_token(t, token, patch_embeds)
         with t.scope("position_embedding"):
             table = t.weight("weight", (config.num_positions, D))
@@ -65,17 +74,12 @@ def text_model(
     t: Tape, config: TextConfig, shape: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """`CLIPTextModel.forward`: all tokens [B, L, D], and the last one's [B, D]."""
-    B, L = shape
-    D = config.hidden_size
-    with t.scope("embeddings"):
-        with t.scope("token_embedding"):
-            words = t.weight("weight", (config.vocab_size, D))
-        inputs_embeds = embedding(t, words, (B, L))
-        with t.scope("position_embedding"):
-            table = t.weight("weight", (config.max_position_embeddings, D))
-        position_embeddings = embedding(t, table, (1, L))
-        hidden_states = add(t, inputs_embeds, position_embeddings)
-        del inputs_embeds, position_embeddings
+    hidden_states = text_embeddings(
+        t,
+        shape,
+        (config.vocab_size, config.hidden_size),
+        config.max_position_embeddings,
+    )
     hidden_states = repeat_layers(
         t,
         "encoder.layers",
@@ -85,6 +89,21 @@ def text_model(
     )
     last_hidden_state = layer_norm(t, "final_layer_norm", hidden_states)
     return last_hidden_state, end_of_text(t, last_hidden_state)
+
+
+def text_embeddings(
+    t: Tape, shape: tuple[int, int], table: tuple[int, int], num_positions: int
+) -> Tensor:
+    """`CLIPTextEmbeddings`: of tokens, looked up in `table`, and of their positions."""
+    _, D = table
+    with t.scope("embeddings"):
+        with t.scope("token_embedding"):
+            words = t.weight("weight", table)
+        inputs_embeds = token_embedding(t, words, shape)
+        with t.scope("position_embedding"):
+            positions = t.weight("weight", (num_positions, D))
+        position_embeddings = embedding(t, positions, (1, shape[1]))
+        return add(t, inputs_embeds, position_embeddings)
 
 
 def end_of_text(t: Tape, last_hidden_state: Tensor) -> Tensor:
@@ -103,7 +122,7 @@ def end_of_text(t: Tape, last_hidden_state: Tensor) -> Tensor:
 class Layer:
     """`CLIPEncoderLayer`: norms before attention and MLP."""
 
-    config: TextConfig | VisionConfig
+    config: TowerConfig
     causal: bool
 
     def __call__(self, t: Tape, x: Tensor) -> Tensor:
@@ -114,7 +133,7 @@ class Layer:
 
         residual = hidden_states
         hidden_states = layer_norm(t, "layer_norm2", hidden_states)
-        hidden_states = self.mlp(t, hidden_states)
+        hidden_states = mlp(t, self.config, hidden_states)
         hidden_states = add(t, residual, hidden_states)
         return hidden_states
 
@@ -141,11 +160,11 @@ class Layer:
         H = self.config.num_attention_heads
         return t.view(linear(t, name, x, D), (B, H, L, D // H))
 
-    def mlp(self, t: Tape, x: Tensor) -> Tensor:
-        """`CLIPMLP`."""
-        config = self.config
-        with t.scope("mlp"):
-            hidden_states = linear(t, "fc1", x, config.intermediate_size)
-            hidden_states = activation(t, config.hidden_act, hidden_states)
-            hidden_states = linear(t, "fc2", hidden_states, config.hidden_size)
-            return hidden_states
+
+def mlp(t: Tape, config: TowerConfig, x: Tensor) -> Tensor:
+    """`CLIPMLP`."""
+    with t.scope("mlp"):
+        hidden_states = linear(t, "fc1", x, config.intermediate_size)
+        hidden_states = activation(t, config.hidden_act, hidden_states)
+        hidden_states = linear(t, "fc2", hidden_states, config.hidden_size)
+        return hidden_states

@@ -7,7 +7,7 @@ D hidden size, H heads, K size of a head.
 from dataclasses import dataclass
 
 from memplan.formulas.attention import attend
-from memplan.formulas.layers import activation, add, cast, dropout, layer_norm, part
+from memplan.formulas.layers import activation, add, dropout, layer_norm, part
 from memplan.formulas.linear import linear
 from memplan.formulas.loss import cross_entropy, keep_as_fp32, mean_squared_error
 from memplan.formulas.setting import Batch
@@ -63,7 +63,7 @@ def embeddings(t: Tape, config: ViTConfig, pixel_values: Tensor) -> Tensor:
             embeddings = patch_embedding(
                 t,
                 "projection",
-                cast(t, pixel_values, token.dtype),
+                pixel_values,
                 config.hidden_size,
                 config.patch_sides,
                 bias=True,

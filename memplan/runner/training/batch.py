@@ -24,7 +24,8 @@ def make_batch(
 ) -> Tensors:
     """The arguments of the model's forward pass with labels, on the default device.
 
-    `dtype` is what weights are stored in, and with them the pictures.
+    `dtype` is what weights are stored in: modules of memplan's own want pictures in it,
+    those of transformers cast them.
     """
     batch = batch_of(plan, model)
     own = own_module(model)
@@ -41,7 +42,10 @@ def make_batch(
             config.get_text_config().vocab_size, batch.size, batch.seq_len
         )
     if "images" in model.family.inputs:
-        tensors["pixel_values"] = pictures(batch, dtype)
+        tensors["pixel_values"] = pictures(batch)
+        own_size = model.family.default_image_size(model.config)
+        if "interpolate_pos_encoding" in names and batch.image_size != own_size:
+            tensors["interpolate_pos_encoding"] = True
     if "qformer_input_ids" in names:
         tensors |= instruction(config, batch)
     if "tokens" in model.family.inputs and hasattr(config, "num_query_tokens"):
@@ -56,10 +60,10 @@ def token_ids(vocab_size: int, *shape: int) -> torch.Tensor:
     return torch.randint(0, vocab_size, shape)
 
 
-def pictures(batch: Batch, dtype: torch.dtype) -> torch.Tensor:
-    """[B * images, 3, H, W], as an image processor normalises them."""
+def pictures(batch: Batch) -> torch.Tensor:
+    """[B * images, 3, H, W] in fp32, as an image processor normalises them."""
     size = batch.image_size
-    return torch.randn(batch.size * batch.images_per_sample, 3, size, size, dtype=dtype)
+    return torch.randn(batch.size * batch.images_per_sample, 3, size, size)
 
 
 def instruction(config: Any, batch: Batch) -> Tensors:

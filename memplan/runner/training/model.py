@@ -30,6 +30,7 @@ CLASSES = {
     "t5": "T5ForConditionalGeneration",
     "vit": "ViTForImageClassification",
 }
+    "siglip": "SiglipModel",
 """The class of transformers that trains a model_type; BERT's config names its own."""
 
 

@@ -23,6 +23,10 @@ NOT_RUN = {
 }
 """What accelerate's own training step does not do."""
 
+SHARDED_TWICE = ("clip", "siglip")
+"""Families whose embeddings are a unit of their own among `_no_split_modules`, within
+which accelerate shards the input embeddings once more (`fsdp2_prepare_model`, 1.15)."""
+
 
 def check(plan: TrainingPlan) -> Model:
     """The model of a plan that can be run.
@@ -126,6 +130,17 @@ def _check_model(plan: TrainingPlan, model: Model) -> None:
         raise PlanError(
             f"FSDP2 refuses scalar parameters, and the gates of {model.name} are such.",
             hint="Choose --sharding deepspeed.",
+        )
+    if is_sharded and model.family.name in SHARDED_TWICE:
+        raise PlanError(
+            f"accelerate shards the embeddings of {model.name} twice, and FSDP2 "
+            "refuses that.",
+            hint="Choose --sharding deepspeed; `estimate` covers both.",
+        )
+    if model.family.name == "pe_net" and STORED_DTYPE[plan.precision] != "fp32":
+        raise PlanError(
+            "RoIAlign wants features and boxes in one dtype, and boxes are fp32.",
+            hint="Use --precision bf16-mixed: PE-Net's weights stay in fp32.",
         )
     if model.family.name == "pe_net" and plan.activation_checkpointing != "none":
         raise PlanError(
