@@ -1,7 +1,8 @@
 """What was seen, as one JSON file for each process that used the card.
 
-Written once: when the program is stopped, or else when it ends, crashes or is
-interrupted. A process that was forked off (a DataLoader's worker) writes none.
+Written when the program is stopped, or else when it ends, crashes or is interrupted;
+and kept before, where there is enough to be worth keeping, in case it is killed. A
+process that was forked off (a DataLoader's worker) writes none.
 """
 
 import atexit
@@ -10,18 +11,22 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import torch
+
+from memplan.runner.termination import Termination
 
 FINISHED = "finished"
 STOPPED = "stopped"
 CRASHED = "crashed"
 OUT_OF_MEMORY = "out_of_memory"
 INTERRUPTED = "interrupted"
+DIED = "died"
 
 
 class Capture:
@@ -34,25 +39,37 @@ class Capture:
         self._error: str | None = None
         self._ended = FINISHED
         self._is_written = False
-        """Or not wanted any more."""
+        self._lock = threading.RLock()
+        self._termination = Termination(lambda: self.write(INTERRUPTED))
 
     def install(self) -> None:
         """Be there however the program ends."""
         atexit.register(self._at_exit)
         self._watch_exceptions()
-        if threading.current_thread() is threading.main_thread():
-            self._watch_signal()
+        self._termination.install()
+
+    def keep(self) -> None:
+        """Leave what was seen so far, for the case that nothing else gets written."""
+        with self._lock, self._termination.held_back(), _deaf_to_ctrl_c():
+            if not self._is_written and os.getpid() == self._owner:
+                self._put(DIED)
 
     def write(self, ended: str) -> None:
         """Write the capture; the first call counts."""
-        if self._is_written or os.getpid() != self._owner:
-            return
-        self._is_written = True
+        with self._lock, self._termination.held_back(), _deaf_to_ctrl_c():
+            if not self._is_written and os.getpid() == self._owner:
+                self._is_written = True
+                self._put(ended)
+
+    def _put(self, ended: str) -> None:
+        """All of it or nothing, in place of what was kept."""
+        local_size = os.environ.get("LOCAL_WORLD_SIZE", "")
         content = {
             "pid": self._owner,
             "argv": list(sys.argv),
             "ended": ended,
             "error": self._error,
+            "local_world_size": int(local_size) if local_size.isdecimal() else None,
             **self._content(ended),
         }
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -81,31 +98,33 @@ class Capture:
         sys.excepthook = excepthook
 
     def _note(self, error: BaseException) -> None:
-        """Write what was seen, unless it was the user who did not want to wait."""
+        """Write what was seen before the error goes on."""
         if os.getpid() != self._owner:
             return
-        if isinstance(error, KeyboardInterrupt):
-            self._is_written = True
-            return
         self._ended = ending_of(error)
-        self._error = last_line_of(error)
+        if self._ended != INTERRUPTED:
+            self._error = last_line_of(error)
         self.write(self._ended)
 
-    def _watch_signal(self) -> None:
-        """SIGTERM ends a program without a word unless it has a handler of its own."""
-        if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-            return
 
-        def on_terminate(number: int, frame: FrameType | None) -> None:
-            self.write(INTERRUPTED)
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
-        signal.signal(signal.SIGTERM, on_terminate)
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """A second Ctrl-C does not cut off what the first one brought about."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        if heard is not None:  # by Python; a library's own handler is lost to it
+            signal.signal(signal.SIGINT, heard)
 
 
 def ending_of(error: BaseException) -> str:
     """How an error ends a program; libraries wrap the allocator's into their own."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, torch.OutOfMemoryError):

@@ -39,6 +39,8 @@ class Program:
     """Beside that of this process: the card, the allocator's settings."""
     steps: int = STEADY_STEPS
     timed_steps: int = 0
+    counts_flops: bool = False
+    """Whether the operations of one more step are counted."""
     is_virtual: bool = True
     rank: int | None = None
     """The rank that one process plays, of `world_size`; None: as the program says."""
@@ -112,7 +114,7 @@ def _request(program: Program, folder: Path) -> dict[str, Any]:
                     "folder": str(folder),
                     "steps": program.steps,
                     "timed_steps": program.timed_steps,
-                    "virtual": program.is_virtual,
+                    "counts_flops": program.counts_flops,
                     "rank": program.rank,
                     "world_size": program.world_size,
                     "has_nccl": program.has_nccl,

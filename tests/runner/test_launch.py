@@ -63,12 +63,18 @@ def test_the_runner_is_told_what_to_do(tmp_path):
             json.dump({"rank": 0, "asked": asked, "path": sys.path}, file)
     """
     program = python(
-        code, steps=5, rank=3, world_size=64, snapshot=tmp_path / "s.pickle"
+        code,
+        steps=5,
+        timed_steps=7,
+        rank=3,
+        world_size=64,
+        has_nccl=False,
+        snapshot=tmp_path / "s.pickle",
     )
     [capture] = launch(program).captures
     asked = capture["asked"]
     assert (asked["steps"], asked["rank"], asked["world_size"]) == (5, 3, 64)
-    assert asked["virtual"] is True
+    assert (asked["timed_steps"], asked["has_nccl"]) == (7, False)
     assert asked["snapshot"] == str(tmp_path / "s.pickle")
     assert not Path(asked["folder"]).exists()
 
