@@ -50,13 +50,15 @@ def attend(
     casts_weights: bool = False,
     position_bias: Tensor | None = None,
     is_permuted_bias: bool = True,
+    caps_scores: bool = False,
 ) -> Tensor:
     """transformers' attention interface: [B, H, L, K] in, [B, L, H * K] out.
 
     How the model's own eager code computes: `softmax_in_fp32` makes fp32 weights and
     casts them to the query's dtype, `casts_weights` casts them to the value's.
     `position_bias` [1, H, L, S] is added to the scores of every sample; looked up in a
-    table, it is a permuted view of memory ordered [L, S, H].
+    table, it is a permuted view of memory ordered [L, S, H]. `caps_scores` bends them
+    by a tanh, which eager code alone can do.
     """
     if not t.setting.is_training:
         dropout_probability = 0.0
@@ -73,6 +75,7 @@ def attend(
             dropout_probability,
             softmax_in_fp32=softmax_in_fp32,
             casts_weights=casts_weights,
+            caps_scores=caps_scores,
         )
         return _rows(t, output)
     if position_bias is not None:

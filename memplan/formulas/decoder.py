@@ -1,10 +1,10 @@
-"""What decoder-only language models share: gated MLP, softcap, head and loss.
+"""What decoder-only language models share: gated MLP, head and loss.
 
 Letters: B batch, L sequence length, D hidden size, F inner size of the MLP,
 V vocabulary.
 """
 
-from memplan.formulas.layers import activation, multiply, scale
+from memplan.formulas.layers import activation, multiply, softcap
 from memplan.formulas.linear import linear
 from memplan.formulas.loss import causal_lm_loss, last_token
 from memplan.formulas.parallel import gather_sequence, scatter_sequence
@@ -28,11 +28,6 @@ def gated_mlp(
             bias=bias,
         )
         return scatter_sequence(t, down)
-
-
-def softcap(t: Tape, x: Tensor) -> Tensor:
-    """`tanh(x / cap) * cap`: saves the tanh."""
-    return scale(t, activation(t, "tanh", scale(t, x)))
 
 
 def predict(

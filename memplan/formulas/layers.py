@@ -295,6 +295,11 @@ ACTIVATIONS = (
 """transformers' names that `activation` knows."""
 
 
+def softcap(t: Tape, x: Tensor) -> Tensor:
+    """`tanh(x / cap) * cap`: saves the tanh."""
+    return scale(t, _tanh(t, scale(t, x)))
+
+
 def _gelu_new(t: Tape, x: Tensor) -> Tensor:
     """transformers' NewGELUActivation, an expression of eight operators.
 

@@ -7,9 +7,9 @@ from math import prod
 
 Shape = tuple[int, ...]
 
-GROUPED = re.compile(r"\.\[\d\]\.\*")
+GROUPED = re.compile(r"\.\[\d+\]\.\*")
 """What `Tape.layers` adds to the path of layers that it traces in groups."""
-IN_GROUP = re.compile(r"\.(\*|\d+)\.\[\d\]\.\d+")
+IN_GROUP = re.compile(r"\.(\*|\d+)\.\[\d+\]\.\d+")
 """The same with the number of a layer in its group, which says little."""
 
 

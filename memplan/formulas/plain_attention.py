@@ -6,7 +6,17 @@ key and value arrive as views [B, H, L, K] of memory ordered [B, L, H, K].
 
 from math import prod
 
-from memplan.formulas.layers import add, cast, copy, dropout, lower, promote, scale
+from memplan.errors import PlanError
+from memplan.formulas.layers import (
+    add,
+    cast,
+    copy,
+    dropout,
+    lower,
+    promote,
+    scale,
+    softcap,
+)
 from memplan.formulas.parameters import Shape
 from memplan.formulas.tape import Tape
 from memplan.formulas.tensors import ITEM_BYTES, Tensor
@@ -23,19 +33,23 @@ def eager(
     *,
     softmax_in_fp32: bool,
     casts_weights: bool,
+    caps_scores: bool,
 ) -> Tensor:
     """`eager_attention_forward` of transformers: every step is a tensor.
 
     Saved: copies of query, key and value in head order, the softmax in fp32, its cast
-    to the query's dtype, and the dropout mask and result.
+    to the query's dtype, and the dropout mask and result; the tanh of capped scores.
     """
     key_states = repeat_heads(t, key, query)
     value_states = repeat_heads(t, value, query)
-    is_grouped = key_states is not key
+    # Copies for every query head lie in head order; the view of one head does not.
+    is_grouped = key.shape[1] not in (1, query.shape[1])
     shape = (*query.shape[:3], key.shape[2])
     attn_weights = scale(
         t, matmul(t, query, key_states, shape, copies_second=not is_grouped)
     )
+    if caps_scores:
+        attn_weights = softcap(t, attn_weights)
     if position_bias is not None:
         attn_weights = add(t, attn_weights, position_bias)
     if mask is not None:
@@ -57,6 +71,20 @@ def eager(
         copies_gradient=True,
     )
     return copy(t, attn_output)
+
+
+def require_eager(t: Tape, model: str) -> None:
+    """For a model whose only attention is its own code (`_supports_sdpa` is false).
+
+    Raises:
+        PlanError: the plan asks for a kernel.
+    """
+    if t.setting.attention not in ("auto", "eager"):
+        raise PlanError(
+            f"{model} computes its attention step by step: the {t.setting.attention} "
+            "kernel cannot run it.",
+            hint="Use --attn-implementation eager.",
+        )
 
 
 def math(
@@ -82,7 +110,7 @@ def math(
         allowed = t.tensor(shape[2:], "bool")
         bias = t.tensor(shape[2:], q.dtype)
         del allowed
-    keys, values = repeat_heads(t, k, query), repeat_heads(t, v, query)
+    keys, values = _repeat_interleave(t, k, query), _repeat_interleave(t, v, query)
     is_grouped = keys is not k
     scores = product(t, scaled, scale(t, keys), shape, copies_second=not is_grouped)
     if bias is not None:
@@ -110,11 +138,23 @@ def math(
 
 
 def repeat_heads(t: Tape, x: Tensor, query: Tensor) -> Tensor:
-    """`repeat_kv`: a copy for every query head; backward sums over the copies."""
+    """`repeat_kv`: a copy for every query head; backward sums over the copies.
+
+    One head for all is expanded, which is a view.
+    """
     if x.shape[1] == query.shape[1]:
         return x
     shape = (x.shape[0], query.shape[1], *x.shape[2:])
-    return t.apply("repeat_kv", (x,), shape, x.dtype)
+    alias = x if x.shape[1] == 1 else None
+    return t.apply("repeat_kv", (x,), shape, x.dtype, alias=alias)
+
+
+def _repeat_interleave(t: Tape, x: Tensor, query: Tensor) -> Tensor:
+    """The math kernel's `pre_process_group_query_attention_input`: always a copy."""
+    if x.shape[1] == query.shape[1]:
+        return x
+    shape = (x.shape[0], query.shape[1], *x.shape[2:])
+    return t.apply("repeat_interleave", (x,), shape, x.dtype)
 
 
 def matmul(

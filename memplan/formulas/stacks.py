@@ -5,8 +5,9 @@ its first or of its last layer. A checkpointed layer keeps its input and runs ag
 backward.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from memplan.formulas.gathering import Layer
 from memplan.formulas.parameters import Parameter, Shape
@@ -39,6 +40,49 @@ def repeat_layers(t: Tape, name: str, count: int, body: Body, x: Tensor) -> Tens
     x = stack(t, name, num_groups, group, x, is_unit=False)
     x = stack(t, f"{name}.*.[3]", min(rest, 1), body, x, checkpointing=mode)
     return stack(t, f"{name}.*.[4]", max(rest - 1, 0), body, x)
+
+
+def repeat_kinds(t: Tape, name: str, bodies: Sequence[Body], x: Tensor) -> Tensor:
+    """Layers of several kinds, a body for each, checkpointed as the plan asks.
+
+    A model repeats its kinds in some order. What repeats, with its checkpoints, is
+    traced as one layer, and once; what is left over is traced by itself.
+    """
+    count = len(bodies)
+    if all(body is bodies[0] for body in bodies):
+        return repeat_layers(t, name, count, bodies[0], x)
+    mode, every = t.setting.checkpointing, t.setting.checkpoint_every
+    first, t.num_layers = t.num_layers, t.num_layers + count
+    layers = [
+        (body, mode if (first + index) % every == 0 else "none")
+        for index, body in enumerate(bodies)
+    ]
+    period = next(
+        size for size in range(1, count + 1) if layers[size:] == layers[:-size]
+    )
+    num_groups = count // period
+    runs = _runs(layers[:period])
+
+    def group(t: Tape, x: Tensor) -> Tensor:
+        for number, (body, checkpointing, length) in enumerate(runs):
+            name = f"[{number}]"
+            x = stack(t, name, length, body, x, checkpointing=checkpointing)
+        return x
+
+    x = stack(t, name, num_groups, group, x, is_unit=False)
+    rest = _runs(layers[num_groups * period :])
+    for number, (body, checkpointing, length) in enumerate(rest, start=len(runs)):
+        path = f"{name}.*.[{number}]"
+        x = stack(t, path, length, body, x, checkpointing=checkpointing)
+    return x
+
+
+def _runs(layers: Sequence[tuple[Body, str]]) -> list[tuple[Body, str, int]]:
+    """Neighbours that are alike, as one and their number."""
+    return [
+        (body, checkpointing, len(list(alike)))
+        for (body, checkpointing), alike in groupby(layers)
+    ]
 
 
 def stack(

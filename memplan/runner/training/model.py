@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 CLASSES = {
     "blip-2": "Blip2ForConditionalGeneration",
     "clip": "CLIPModel",
+    "gemma": "GemmaForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
     "gpt2": "GPT2LMHeadModel",
     "instructblip": "InstructBlipForConditionalGeneration",
     "llama": "LlamaForCausalLM",
