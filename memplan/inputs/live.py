@@ -65,7 +65,19 @@ class Found:
             lines.append(
                 f"the formula has {counted:,} parameters, the model {self.parameters:,}"
             )
-        return replace(report, unsupported=(*report.unsupported, *lines))
+        return replace(
+            report,
+            assumptions=(*report.assumptions, *self._assumptions()),
+            unsupported=(*report.unsupported, *lines),
+        )
+
+    def _assumptions(self) -> tuple[str, ...]:
+        if not self.keeps_gradients:
+            return ()
+        return (
+            "gradients of a step stay until the next one's backward pass begins: the "
+            "step is counted as one with a micro-batch before it",
+        )
 
     def _as_stepped(self) -> TrainingPlan:
         """Where gradients stay, a forward pass meets those of a micro-batch before."""
