@@ -12,6 +12,8 @@ from functools import cache
 from typing import Any
 
 Process = Mapping[str, Any]
+MOST_RANKS = 2**17
+"""Of the largest jobs there are; whoever lists ranks shall come to an end."""
 
 
 @dataclass(kw_only=True)
@@ -219,13 +221,16 @@ def process_of(data: Any) -> Process:
 
     try:
         # As JSON: only there is an object a dataclass, and "5" no number.
-        return asdict(_adapter().validate_json(json.dumps(data), strict=True))
+        content: Content = _adapter().validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise ValueError(
-            f"{place}: {first['msg']}" if place else first["msg"]
-        ) from None
+        said = f"{place}: {first['msg']}" if place else first["msg"]
+        raise ValueError(said) from None
+    for name in ("rank", "world_size", "local_rank", "local_world_size"):
+        if not 0 <= (getattr(content, name) or 0) <= MOST_RANKS:
+            raise ValueError(f"{name}: there are not so many")
+    return asdict(content)
 
 
 @cache

@@ -3,17 +3,20 @@
 report = read_report(Path("of3b.mplan"))
 """
 
+import os
 from pathlib import Path
 
-from memplan.capture_file import is_capture, read_capture
+from memplan.capture_file import CaptureFile, is_capture, read_capture
 from memplan.errors import MemplanError
 from memplan.report import MemoryReport, from_json
 from memplan.units import MiB
 
 ZIP = b"PK"
 """What a capture begins with, whatever it is named."""
-MOST_BYTES = 64 * MiB
+MOST_BYTES = 16 * MiB
 """Of a report: those of the largest jobs have less than one."""
+AT_ONCE = getattr(os, "O_NONBLOCK", 0)
+"""Windows has no pipes with names that one could wait for."""
 
 
 def read_report(path: Path) -> MemoryReport:
@@ -22,24 +25,47 @@ def read_report(path: Path) -> MemoryReport:
     Raises:
         MemplanError: it cannot be read, or is neither a report nor a capture.
     """
+    return read_either(path).report
+
+
+def read_either(path: Path) -> CaptureFile:
+    """A capture; of a report by itself one without processes.
+
+    Raises:
+        MemplanError: it cannot be read, or is neither a report nor a capture.
+    """
     if is_capture(path):
-        return read_capture(path).report
+        return read_capture(path)
     try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+        content = _beginning(path)
     except OSError as error:
         raise MemplanError(
             f"{path} cannot be read: {error.strerror or error}.",
             hint="Name a JSON report (`--json`, or -o FILE) or a capture (.mplan).",
         ) from error
     if content.startswith(ZIP):
-        return read_capture(path).report
+        return read_capture(path)
     if len(content) > MOST_BYTES:
         raise MemplanError(
             f"{path} is no memplan report: it is larger than any.",
             hint="Name a JSON report or a capture (.mplan).",
         )
     try:
-        return from_json(content)
+        return CaptureFile(report=from_json(content), processes=())
     except MemplanError as error:
         raise MemplanError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def _beginning(path: Path) -> bytes:
+    """The file, or as much of it as shows that it is no report.
+
+    Of a pipe that nobody writes to there is nothing: it is not waited for.
+    """
+
+    def opened(name: str, flags: int) -> int:
+        return os.open(name, flags | AT_ONCE)
+
+    with open(path, "rb", opener=opened) as file:
+        if AT_ONCE:
+            os.set_blocking(file.fileno(), True)
+        return file.read(MOST_BYTES + 1)

@@ -318,10 +318,10 @@ def test_bombs_stay_small(bomb, tmp_path):
         "path = Path(sys.argv[1])\n"
         f"path.write_bytes({bomb})\n"
         "resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\n"
-        "began = time.monotonic()\n"
+        "began = time.process_time()\n"
         "try:\n    read_capture(path)\n"
         "except CaptureFileError as error:\n    print(error.message)\n"
-        "print(time.monotonic() - began)\n"
+        "print(time.process_time() - began)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "bomb.mplan"],

@@ -7,8 +7,11 @@ import typer
 from memplan.cli.catalogues import env, gpus, models
 from memplan.cli.diff import diff
 from memplan.cli.estimate import estimate
+from memplan.cli.gather import gather
 from memplan.cli.mme import mme
 from memplan.cli.rehearse import WithProgram, rehearse
+from memplan.cli.show import show
+from memplan.cli.validate import validate
 
 app = typer.Typer(
     name="memplan",
@@ -49,7 +52,10 @@ def root(
 
 app.command()(estimate)
 app.command(cls=WithProgram, context_settings={"allow_extra_args": True})(rehearse)
+app.command()(show)
+app.command()(gather)
 app.command()(diff)
+app.command()(validate)
 app.add_typer(mme, name="mme")
 app.command()(gpus)
 app.command()(models)

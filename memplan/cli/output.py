@@ -16,6 +16,7 @@ from memplan.files import has_no_contents, whole_file
 from memplan.views.stdout import writing
 
 if TYPE_CHECKING:
+    from memplan.capture_file import CaptureFile
     from memplan.process import Process
     from memplan.report import MemoryReport
 
@@ -63,23 +64,43 @@ def emit_report(
 ) -> None:
     """Write a report to the file, if there is one, and print it as wanted.
 
-    A file named `.mplan` becomes a capture, with what the processes saw; any other
-    has the report's JSON. Redacted, neither tells of folders, commands and people.
+    With what the processes saw, a file named `.mplan` is a capture. Redacted, neither
+    tells of folders, commands and people.
     """
-    from memplan.capture_file import CaptureFile, is_capture, write_capture
+    from memplan.capture_file import CaptureFile
     from memplan.redaction import redact
-    from memplan.report import as_dict
 
     capture = CaptureFile(report=report, processes=tuple(processes))
     if is_redacted:
         capture = redact(capture)
-        report = capture.report
-    if file is not None and is_capture(file):
+    if file is not None:
+        emit_capture(capture, file, force=force)
+    print_report(capture.report, wanted, is_written=file is not None)
+
+
+def emit_capture(capture: "CaptureFile", file: Path, *, force: bool = False) -> None:
+    """Write a capture to a file named `.mplan`; to any other its report's JSON.
+
+    Raises:
+        MemplanError: the file exists and `force` is not given, or cannot be written.
+    """
+    from memplan.capture_file import is_capture, write_capture
+    from memplan.report import as_dict
+
+    if is_capture(file):
         write_capture(capture, file, force=force)
-    elif file is not None:
-        emit(as_json(as_dict(report)), file, force=force)
+    else:
+        emit(as_json(as_dict(capture.report)), file, force=force)
+
+
+def print_report(
+    report: "MemoryReport", wanted: Format, *, is_written: bool = False
+) -> None:
+    """Print a report as wanted; of one that was written, no JSON a second time."""
+    from memplan.report import as_dict
+
     match wanted:
-        case Format.JSON if file is None:
+        case Format.JSON if not is_written:
             emit(as_json(as_dict(report)))
         case Format.QUIET:
             emit(str(report.peak.device_bytes))
