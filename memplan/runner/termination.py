@@ -53,10 +53,7 @@ class Termination:
         _end()
 
     def _hear_in_a_thread(self) -> None:
-        """Python writes each signal's number into a pipe, if no other has it do so.
-
-        A forked child has this pipe too: what it is told is not meant for us.
-        """
+        """Python writes each signal's number into a pipe, if no other has it do so."""
         reads, writes = os.pipe()
         os.set_blocking(writes, False)
         known = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
@@ -65,7 +62,7 @@ class Termination:
             os.close(reads)
             os.close(writes)
             return
-        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+        _keep_from_children(writes)
         threading.Thread(target=self._listen, args=(reads,), daemon=True).start()
 
     def _listen(self, reads: int) -> None:
@@ -73,6 +70,20 @@ class Termination:
             if number[0] == signal.SIGTERM and not self._is_heard.wait(MOMENT_S):
                 self._before()
                 os._exit(128 + signal.SIGTERM)
+
+
+def _keep_from_children(pipe: int) -> None:
+    """A forked child is born with the pipe: what it is told must not reach us by it."""
+
+    def set_to(file: int) -> None:
+        if _is_main_thread():  # Python allows it nowhere else
+            signal.set_wakeup_fd(file, warn_on_full_buffer=False)
+
+    os.register_at_fork(
+        before=lambda: set_to(-1),
+        after_in_parent=lambda: set_to(pipe),
+        after_in_child=lambda: set_to(-1),
+    )
 
 
 def _is_main_thread() -> bool:
