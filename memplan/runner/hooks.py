@@ -3,12 +3,10 @@
 import torch
 
 from memplan.runner import collectives, world
-from memplan.runner.capture import STOPPED, Capture
+from memplan.runner.course import Course
 from memplan.runner.device import is_virtual
 from memplan.runner.settings import Settings
-from memplan.runner.stop import Stop
 from memplan.runner.values import Values
-from memplan.runner.watch import Watch
 
 
 def install(settings: Settings) -> None:
@@ -18,16 +16,7 @@ def install(settings: Settings) -> None:
         has_met_peers = world.install(
             settings.rank, settings.world_size, has_nccl=settings.has_nccl
         )
-    watch = Watch(
-        settings,
-        values=_play(),
-        has_met_peers=has_met_peers,
-        when_due=lambda: stop.if_due(),
-    )
-    stop = Stop(watch.timeline, settings.steps, lambda: capture.write(STOPPED))
-    capture = Capture(settings.folder, watch.content)
-    watch.attach()
-    capture.install()
+    Course(settings, _play(), has_met_peers).start()
 
 
 def _play() -> Values | None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import warnings
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -37,10 +38,9 @@ def _ask_nvml(uuid: str) -> Usage | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import pynvml
+            nvml: Any = import_module("pynvml")
     except ImportError:
         return None
-    nvml: Any = pynvml
     try:
         nvml.nvmlInit()
     except nvml.NVMLError:

@@ -15,8 +15,7 @@ import torch
 from memplan.runner.attribution import Attribution, components_of, largest_holders
 from memplan.runner.history import History, write_snapshot
 from memplan.runner.lines import line_here
-from memplan.runner.phases import SETUP, Timeline
-from memplan.runner.tags import Tags
+from memplan.runner.tags import Place, Tags
 
 Observer = Callable[[int, int, int, int], None]
 _observers: list[Observer] = []
@@ -28,13 +27,13 @@ class OutOfMemory:
 
     def __init__(
         self,
-        timeline: Timeline,
         tags: Tags,
+        where: Callable[[], Place],
         look_around: Callable[[], None],
         path: Path | None,
     ) -> None:
-        self._timeline = timeline
         self._tags = tags
+        self._where = where
         self._look_around = look_around
         self._path = path
         self.last: dict[str, Any] | None = None
@@ -50,7 +49,7 @@ class OutOfMemory:
 
     def _observe(self, device: int, segment: int, total: int, free: int) -> None:
         """Called by the allocator; `segment` is what it asked of the card."""
-        place = self._tags.here  # before looking around, which is a place of its own
+        place = self._where()  # before looking around, which is a place of its own
         self._look_around()
         snapshot = torch.cuda.memory._snapshot(device)
         if self._path is not None:
@@ -59,11 +58,10 @@ class OutOfMemory:
         held = Attribution(history, self._tags).held(history.now())
         stats = torch.cuda.memory_stats(device)
         asked = history.asked_in_vain or segment
-        phase = self._timeline.phase
         self.last = {
-            "step": self._timeline.step_number,
-            "phase": phase,
-            "module": place.module if phase != SETUP else "",
+            "step": place.step,
+            "phase": place.phase,
+            "module": place.module,
             "line": line_here() or self._tags.backward_line,
             "asked_bytes": asked,
             "segment_bytes": segment,

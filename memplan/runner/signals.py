@@ -51,11 +51,17 @@ class Signals:
     """Turns calls into events of the timeline."""
 
     def __init__(
-        self, timeline: Timeline, witness: Witness, stop_if_due: Callable[[], None]
+        self,
+        timeline: Timeline,
+        witness: Witness,
+        *,
+        when_due: Callable[[], None],
+        when_replayed: Callable[[], None],
     ) -> None:
         self._timeline = timeline
         self._witness = witness
-        self._stop_if_due = stop_if_due
+        self._when_due = when_due
+        self._when_replayed = when_replayed
         self._patches = Patches()
         self._hooks: list[RemovableHandle] = []
         self.is_attached = False
@@ -128,7 +134,7 @@ class Signals:
 
     def _model_begins(self, module: torch.nn.Module) -> None:
         if torch.is_grad_enabled():
-            self._stop_if_due()
+            self._when_due()
             if not self.is_attached:
                 return
             self._note(module, self.trained)
@@ -226,7 +232,7 @@ class Signals:
         def replay(graph: torch.cuda.CUDAGraph) -> None:
             self._num_replays += 1
             if self.is_attached and self._num_replays > 1:
-                self._stop_if_due()
+                self._when_replayed()
             original(graph)
 
         self._patches.replace(torch.cuda.CUDAGraph, "replay", replay)

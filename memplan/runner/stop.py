@@ -1,4 +1,4 @@
-"""The end of a rehearsal: as many steps as were asked for, and no more.
+"""The end of a run: as many steps as were asked for, and no more.
 
 The program is left by SystemExit, as if it had called `sys.exit(0)`: its `finally`
 blocks run, its workers are stopped, its process group is destroyed. One that catches
@@ -10,43 +10,29 @@ import threading
 import time
 from collections.abc import Callable
 
-import torch
-
-from memplan.runner.phases import Timeline
-
 PATIENCE_S = 15.0
 """What a program may take to clean up."""
 
 
 class Stop:
-    """Stops the program at the forward pass after the last step."""
+    """Stops the program."""
 
-    def __init__(
-        self, timeline: Timeline, steps: int, before: Callable[[], None]
-    ) -> None:
-        self._timeline = timeline
-        self._steps = steps
+    def __init__(self, before: Callable[[], None]) -> None:
         self._before = before
         self._is_stopping = False
 
-    @property
-    def is_last_step(self) -> bool:
-        """Whether the step that is now is the one to look at closely."""
-        return self._timeline.step_number >= self._steps
-
-    def if_due(self) -> None:
-        """Called when a forward pass begins.
-
-        Raises:
-            SystemExit: all steps are done.
-        """
+    def if_stopping(self) -> None:
+        """The program goes on all the same: it is left at once."""
         if self._is_stopping:
             os._exit(0)
-        if not (self.is_last_step and self._timeline.is_between_steps):
-            return
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-            # Warm-up steps before a CUDA graph is captured are not yet the run itself.
-            return
+
+    def now(self) -> None:
+        """There is nothing more to see.
+
+        Raises:
+            SystemExit: always.
+        """
+        self.if_stopping()
         self._is_stopping = True
         self._before()
         threading.Thread(target=_leave_late, daemon=True).start()

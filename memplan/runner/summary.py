@@ -45,7 +45,6 @@ class Summary:
             "rank": rank,
             "local_rank": local_rank,
             "world_size": world_size,
-            "local_world_size": int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
             "node": int(os.environ.get("GROUP_RANK", 0)),
             "job": _job(),
             "is_virtual": is_virtual(),

@@ -16,10 +16,11 @@ from memplan.runner.capture import STOPPED
 from memplan.runner.counters import COUNTERS
 from memplan.runner.out_of_memory import OutOfMemory
 from memplan.runner.outside import Outside
-from memplan.runner.phases import Timeline
+from memplan.runner.phases import SETUP, Timeline
 from memplan.runner.settings import Settings
 from memplan.runner.signals import Signals
 from memplan.runner.summary import Summary
+from memplan.runner.tags import Place
 from memplan.runner.values import Values
 from memplan.runner.witness import Witness
 
@@ -40,15 +41,24 @@ class Watch:
         values: Values | None = None,
         has_met_peers: Callable[[], bool] | None = None,
         when_due: Callable[[], None] = lambda: None,
+        when_replayed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`when_due` is called at each forward pass that trains, before it begins."""
+        """`when_due` is called at each forward pass that trains, before it begins.
+
+        `when_replayed` is called before a CUDA graph is replayed again.
+        """
         self.timeline = Timeline(COUNTERS.take, self._change_phase)
         self._settings = settings
         self._witness = Witness(settings.steps, values)
-        self._signals = Signals(self.timeline, self._witness, when_due)
-        self._out_of_memory = OutOfMemory(
+        self._signals = Signals(
             self.timeline,
+            self._witness,
+            when_due=when_due,
+            when_replayed=when_replayed,
+        )
+        self._out_of_memory = OutOfMemory(
             self._witness.tags,
+            self._where,
             self._signals.look_around,
             settings.snapshot,
         )
@@ -102,6 +112,20 @@ class Watch:
         if self._seen is None:
             return self._summary.content(ended)
         return self._seen
+
+    def late_out_of_memory(self, where: Callable[[], Place]) -> OutOfMemory:
+        """For the time after: models and optimizers are still known."""
+        return OutOfMemory(
+            self._witness.tags,
+            where,
+            self._signals.look_around,
+            self._settings.snapshot,
+        )
+
+    def _where(self) -> Place:
+        here, phase = self._witness.tags.here, self.timeline.phase
+        module = here.module if phase != SETUP else ""
+        return Place(self.timeline.step_number, phase, module, here.node)
 
     def _change_phase(self, step: int, phase: str) -> int:
         self._outside.look()
