@@ -29,10 +29,10 @@ FAMILY_OF_MODEL_TYPE = {
     "pe-net": "pe_net",
     "qwen2": "llama",
     "qwen3": "llama",
+    "siglip": "siglip",
     "vit": "vit",
     "t5": "t5",
     "blip-2": "blip2",
-    "siglip": "siglip",
     "instructblip": "instructblip",
     "mmicl": "mmicl",
 }

@@ -30,10 +30,10 @@ CLASSES = {
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "siglip": "SiglipModel",
     "t5": "T5ForConditionalGeneration",
     "vit": "ViTForImageClassification",
 }
-    "siglip": "SiglipModel",
 """The class of transformers that trains a model_type; BERT's config names its own."""
 
 
