@@ -25,6 +25,7 @@ NOT_SEEN = "not in the capture"
 ITSELF = "itself"
 NO_MODULE = "of no module"
 NO_LINE = "of no line"
+NO_NAME = "of no name"
 LAST = (NO_MODULE, NO_LINE, UNATTRIBUTED, NOT_SEEN, ROUNDING)
 """Rows that stand below all others, and are never folded."""
 
@@ -137,10 +138,14 @@ def _path(block: Block, by: By, depth: int) -> tuple[str, ...]:
     """The row of a block, below the rows that it is a part of."""
     if by == "component":
         return (block["component"],)
-    name, otherwise = block[by], NO_MODULE if by == "module" else NO_LINE
-    if not name:
-        return (UNATTRIBUTED if block["component"] == UNATTRIBUTED else otherwise,)
-    return tuple(name.split(".", depth)[:depth]) if by == "module" else (name,)
+    name = block[by]
+    if not name and block["component"] == UNATTRIBUTED:
+        return (UNATTRIBUTED,)
+    if by == "line":
+        return (name or NO_LINE,)
+    if not name:  # what the program itself makes, beside its modules
+        return (NO_MODULE, block["name"] or NO_NAME)[:depth]
+    return tuple(name.split(".", depth)[:depth])
 
 
 def _tree(members: Iterable[tuple[tuple[str, ...], Block]]) -> list[Row]:

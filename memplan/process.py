@@ -27,6 +27,7 @@ class Figures:
     end_allocated_bytes: int
     end_reserved_bytes: int
     peak_active_bytes: int | None = None
+    end_active_bytes: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -53,6 +54,8 @@ class Seen:
     name: str
     total_bytes: int
     outside_bytes: int
+    lowest_capability: list[int] | None = None
+    """Of the cards that this PyTorch has kernels for."""
 
 
 @dataclass(kw_only=True)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from memplan.breakdown import (
     NO_LINE,
     NO_MODULE,
+    NO_NAME,
     NOT_SEEN,
     ROUNDING,
     UNATTRIBUTED,
@@ -107,6 +108,11 @@ def test_a_depth_cuts_names_off():
     assert rows == {"model": 147, NO_MODULE: 5, UNATTRIBUTED: 11, ROUNDING: 64}
     deeper = {row["name"] for row in flat(breakdown("module", depth=4).rows)}
     assert {"model", "model.layers.0", "model.layers.0.mlp"} < deeper
+
+
+def test_what_is_of_no_module_is_told_by_name():
+    rows = flat(breakdown("module", depth=2).rows)
+    assert {"name": f"{NO_MODULE}.{NO_NAME}", "bytes": 5, "count": 1} in rows
 
 
 def test_lines():

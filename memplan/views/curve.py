@@ -19,6 +19,8 @@ COLOURS = {
 }
 LABEL_WIDTH = 11
 """`123.45 GiB ` beside the picture."""
+SHORTEST = 3
+"""Letters of a phase that say which."""
 US_PER_MS = 1000
 
 
@@ -85,7 +87,8 @@ def _under(phases: Sequence[str]) -> list[Text]:
     for end in range(1, len(phases) + 1):
         if end == len(phases) or phases[end] != phases[begin]:
             width, name = end - begin, phases[begin]
-            shown = name if len(name) < width else name[: width - 1]
+            shown = name if len(name) < width else name[: max(width - 1, 0)]
+            shown = shown if len(shown) >= SHORTEST or shown == name else ""
             line.append(shown.ljust(width), COLOURS.get(name, ""))
             begin = end
     return [line]
