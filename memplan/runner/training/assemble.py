@@ -18,6 +18,7 @@ from memplan.runner.training.optimizer import keep_embeddings_in_32bit, recipe_o
 from memplan.runner.training.parallel import (
     deepspeed_precision,
     make_optimizer,
+    name_units,
     strategy_of,
 )
 from memplan.runner.training.precision import DTYPES, frozen_dtype, stored_dtype
@@ -99,7 +100,9 @@ def wrap(
     if strategy_of(plan) == "fsdp2":
         from accelerate.utils import fsdp2_prepare_model
 
+        name_units(accelerator, module)
         wrapped = fsdp2_prepare_model(accelerator, module)
+        accelerator._models.append(wrapped)  # as `prepare` does: clipping looks there
         host = torch.device("cpu") if plan.offload_parameters else accelerator.device
         materialise(wrapped, host)
     else:

@@ -23,10 +23,6 @@ NOT_RUN = {
 }
 """What accelerate's own training step does not do."""
 
-SHARDED_TWICE = ("clip", "siglip")
-"""Families whose embeddings are a unit of their own among `_no_split_modules`, within
-which accelerate shards the input embeddings once more (`fsdp2_prepare_model`, 1.15)."""
-
 
 def check(plan: TrainingPlan) -> Model:
     """The model of a plan that can be run.
@@ -43,6 +39,7 @@ def check(plan: TrainingPlan) -> Model:
     plan = generation_of(plan, model)
     batch_of(plan, model)
     _check_parallelism(plan)
+    _check_sharding(plan)
     if plan.accounting != "torch":
         raise PlanError(
             f"The accounting {plan.accounting} is a convention, and no way to run.",
@@ -71,7 +68,7 @@ def libraries_of(plan: TrainingPlan, model: Model) -> Iterator[tuple[str, str]]:
         yield "bitsandbytes", f"A base in {plan.quantization}"
     if find_optimizer(plan.optim).implementation in ("8bit", "32bit"):
         yield "bitsandbytes", f"The optimizer {plan.optim}"
-    if plan.zero_stage and plan.sharding == "deepspeed":
+    if _is_deepspeed(plan):
         yield "deepspeed", "Sharding with DeepSpeed"
     if model.family.name == "pe_net":
         yield "torchvision", "PE-Net's detector"
@@ -94,11 +91,43 @@ def _check_parallelism(plan: TrainingPlan) -> None:
         )
 
 
+def _check_sharding(plan: TrainingPlan) -> None:
+    """What libraries do not do with sharded tensors, as of those in CI."""
+    optimizer = find_optimizer(plan.optim)
+    if _is_fsdp2(plan) and optimizer.implementation in ("8bit", "32bit"):
+        raise PlanError(
+            f"The optimizer {plan.optim} is bitsandbytes', which has no rule for the "
+            "sharded tensors of FSDP2.",
+            hint="Choose --sharding deepspeed, or an optimizer of PyTorch's.",
+        )
+    if _is_fsdp2(plan) and optimizer.algorithm == "adafactor":
+        raise PlanError(
+            "transformers' Adafactor mixes whole and sharded tensors, which FSDP2 "
+            "refuses.",
+            hint="Choose --sharding deepspeed, or --optim torch_adafactor.",
+        )
+    if plan.quantization != "none" and _is_deepspeed(plan) and plan.zero_stage == 3:
+        raise PlanError(
+            f"A base in {plan.quantization} is not run under DeepSpeed's stage 3, which "
+            "partitions parameters as they are made.",
+            hint="Choose --zero-stage 2.",
+        )
+
+
+def _is_fsdp2(plan: TrainingPlan) -> bool:
+    shards = plan.zero_stage > 1 and plan.num_gpus > 1
+    return plan.sharding == "fsdp2" and (shards or plan.offload_parameters)
+
+
+def _is_deepspeed(plan: TrainingPlan) -> bool:
+    return plan.sharding == "deepspeed" and plan.zero_stage > 0
+
+
 def _check_dtypes(plan: TrainingPlan, model: Model) -> None:
     """What is stored differently meets in autocast alone; PEFT casts by itself."""
     patterns = trainable_patterns(plan, model)
-    is_cast_whole = plan.zero_stage > 0 and plan.sharding == "deepspeed"
-    casts = plan.precision in AUTOCAST_DTYPE or is_cast_whole
+    # DeepSpeed's engine casts all weights.
+    casts = plan.precision in AUTOCAST_DTYPE or _is_deepspeed(plan)
     if casts or not patterns or patterns == ("",):
         return
     stored = STORED_DTYPE[plan.precision]
@@ -125,17 +154,11 @@ def _check_generation(plan: TrainingPlan, model: Model) -> None:
 
 
 def _check_model(plan: TrainingPlan, model: Model) -> None:
-    is_sharded = plan.zero_stage > 1 and plan.sharding == "fsdp2" and plan.num_gpus > 1
+    is_sharded = _is_fsdp2(plan)
     if is_sharded and getattr(model.config, "is_paper", False):
         raise PlanError(
             f"FSDP2 refuses scalar parameters, and the gates of {model.name} are such.",
             hint="Choose --sharding deepspeed.",
-        )
-    if is_sharded and model.family.name in SHARDED_TWICE:
-        raise PlanError(
-            f"accelerate shards the embeddings of {model.name} twice, and FSDP2 "
-            "refuses that.",
-            hint="Choose --sharding deepspeed; `estimate` covers both.",
         )
     if model.family.name == "pe_net" and STORED_DTYPE[plan.precision] != "fp32":
         raise PlanError(

@@ -30,13 +30,19 @@ class Run:
     """Of the last micro-batch: a training loop keeps it for its log."""
 
 
-def train(run: Run, steps: int, micro_batches: int) -> None:
-    """Forward, backward, clipping, optimizer, gradients set to None, so many times."""
+def train(
+    run: Run, steps: int, micro_batches: int, watched_steps: int | None = None
+) -> None:
+    """Forward, backward, clipping, optimizer, gradients set to None, so many times.
+
+    Of steps whose memory nobody watches the garbage is not collected: it takes time.
+    """
     with collecting_between_steps():
         for step in range(1, steps + 1):
             for _ in range(micro_batches):
                 train_micro_batch(run)
-            gc.collect()
+            if watched_steps is None or step <= watched_steps:
+                gc.collect()
             print(f"step {step} of {steps}", file=sys.stderr, flush=True)
 
 
@@ -48,7 +54,8 @@ def train_micro_batch(run: Run) -> None:
         accelerator.backward(run.loss)
         run.loss = run.loss.detach()  # what is left of the graph may go
         if accelerator.sync_gradients and run.max_grad_norm:
-            accelerator.clip_grad_norm_(run.trained, run.max_grad_norm)
+            # All parameters, as the Trainer passes: what is frozen has no gradient.
+            accelerator.clip_grad_norm_(run.model.parameters(), run.max_grad_norm)
         run.optimizer.step()
         if accelerator.sync_gradients and run.averages is not None:
             run.averages.update(run.trained)

@@ -29,6 +29,20 @@ def plan(**fields):
         ({"workload": "generate", "seq_len": 1000, "max_new_tokens": 100}, "1100"),
         ({"workload": "mme"}, "no questions about pictures"),
         ({"model": "flamingo-tiny", "num_gpus": 2, "zero_stage": 3}, "scalar"),
+        ({"optim": "lion", "num_gpus": 2, "zero_stage": 3}, "no rule"),
+        ({"optim": "adamw_8bit", "num_gpus": 2, "zero_stage": 2}, "no rule"),
+        ({"optim": "adafactor", "num_gpus": 2, "zero_stage": 3}, "mixes whole"),
+        (
+            {
+                "trainable": "lora",
+                "quantization": "int8",
+                "num_gpus": 2,
+                "zero_stage": 3,
+                "sharding": "deepspeed",
+            },
+            "not run under",
+        ),
+        ({"model": "pe-net-tiny", "seq_len": None, "precision": "bf16-pure"}, "RoI"),
         ({"model": "mmicl-tiny", "seq_len": None, "precision": "fp32"}, "autocast"),
         (
             {
