@@ -13,7 +13,8 @@ from dataclasses import asdict
 from datetime import date
 
 from memplan.accuracy import KINDS, Accuracy
-from memplan.validate import Case, Validation
+from memplan.cases import Case
+from memplan.validate import Validation
 
 Key = tuple[str, str]
 """The kind of plan and the card."""

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
+from memplan.differing import Pair, differing
 from memplan.errors import UnknownNameError
-from memplan.plan import TrainingPlan
 from memplan.report import (
     Components,
     MarkedPhase,
@@ -26,8 +26,6 @@ from memplan.report import (
 Role = Literal["first", "steady"]
 
 PEAKS = ("requested", "allocated", "active", "reserved", "device")
-OF_THE_CARD = frozenset({"gpu", "gpu_memory_bytes", "context_bytes", "torch"})
-"""Fields of a plan that come to `device`, which is compared in their place."""
 RANK_TERMS = ("allocated", "reserved", "device")
 
 
@@ -53,14 +51,14 @@ class Term:
             return None
         if difference == 0:
             return 0.0
-        return difference / self.a_bytes if self.a_bytes else None
+        return difference / abs(self.a_bytes) if self.a_bytes else None
 
     def is_beyond(self, limit_fraction: float) -> bool:
         """Whether B is further from A than a fraction of A, up or down."""
         difference = self.difference_bytes
         if difference is None or self.a_bytes is None:
             return False
-        return abs(difference) > limit_fraction * self.a_bytes
+        return abs(difference) > limit_fraction * abs(self.a_bytes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,15 +73,6 @@ class TermGroup:
 
     def term(self, name: str) -> Term:
         return next(term for term in self.terms if term.name == name)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pair:
-    """Something of both reports that is no figure of memory."""
-
-    name: str
-    a: str
-    b: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,7 +143,7 @@ def diff(a: MemoryReport, b: MemoryReport) -> Difference:
     return Difference(
         a=a,
         b=b,
-        differing=tuple(_differing(a, b)),
+        differing=tuple(differing(a, b)),
         peak=tuple(_term(kind, _peak(a, kind), _peak(b, kind)) for kind in PEAKS),
         components=tuple(
             _term(name, size_bytes, getattr(b.components, name))
@@ -192,59 +181,6 @@ def _parts(report: MemoryReport) -> tuple[tuple[str, int | None], ...]:
         ("libraries", report.device.libraries_bytes),
         ("before step 1", report.setup_peak_allocated_bytes),
     )
-
-
-def _differing(a: MemoryReport, b: MemoryReport) -> Iterator[Pair]:
-    """What decides memory and is not the same in both."""
-    yield from _plans(a, b)
-    pairs = (
-        ("model", a.model.name, b.model.name),
-        ("parameters", a.model.parameters, b.model.parameters),
-        ("trained", a.model.trainable_parameters, b.model.trainable_parameters),
-        ("card", a.device.gpu, b.device.gpu),
-        ("card's bytes", a.device.total_bytes, b.device.total_bytes),
-        ("allocator", a.device.allocator, b.device.allocator),
-        ("GPUs", a.num_gpus, b.num_gpus),
-        ("rank", a.rank, b.rank),
-        ("memplan", a.memplan_version, b.memplan_version),
-    )
-    for name, of_a, of_b in pairs:
-        if of_a != of_b:
-            yield Pair(name=name, a=str(of_a), b=str(of_b))
-    if not _is_same_version(a.device.torch, b.device.torch):
-        yield Pair(name="torch", a=a.device.torch, b=b.device.torch)
-    if a.versions and b.versions:  # an estimate states none
-        for name in dict.fromkeys((*a.versions, *b.versions)):
-            of_a, of_b = a.versions.get(name, "-"), b.versions.get(name, "-")
-            if name != "torch" and of_a != of_b:
-                yield Pair(name=name, a=of_a, b=of_b)
-
-
-def _plans(a: MemoryReport, b: MemoryReport) -> Iterator[Pair]:
-    """Fields of the plans; or of what was run, where one is no plan."""
-    if a.plan is None and b.plan is None:
-        if a.command != b.command:
-            yield Pair(name="command", a=_command(a), b=_command(b))
-        return
-    if a.plan is None or b.plan is None:
-        yield Pair(name="plan", a=_command(a), b=_command(b))
-        return
-    for item in fields(TrainingPlan):
-        of_a, of_b = getattr(a.plan, item.name), getattr(b.plan, item.name)
-        if item.name not in OF_THE_CARD and of_a != of_b:
-            yield Pair(name=f"plan {item.name}", a=str(of_a), b=str(of_b))
-
-
-def _command(report: MemoryReport) -> str:
-    return " ".join(report.command) if report.command else f"plan {report.model.name}"
-
-
-def _is_same_version(a: str, b: str) -> bool:
-    """An estimate says 2.14 where a run says 2.14.1+cu130."""
-    of_a, of_b = a.split("+")[0].split("."), b.split("+")[0].split(".")
-    shared = min(len(of_a), len(of_b))
-    is_exact = "+" in a and "+" in b
-    return a == b if is_exact else of_a[:shared] == of_b[:shared]
 
 
 def role_of(report: MemoryReport, step: int) -> Role | None:
@@ -307,13 +243,18 @@ def _figures(
 
 
 def _marked(a: Sequence[MarkedPhase], b: Sequence[MarkedPhase]) -> Iterator[TermGroup]:
-    """What both programs marked, by name; what was run several times, as one."""
-    for name in dict.fromkeys(phase.name for phase in (*a, *b)):
-        of_a = [phase for phase in a if phase.name == name]
-        of_b = [phase for phase in b if phase.name == name]
-        yield TermGroup(
-            name=name, role=None, terms=_figures(_as_one(of_a), _as_one(of_b))
-        )
+    """What either program marked, by name; what was run several times, as one."""
+    of_a, of_b = _by_name(a), _by_name(b)
+    for name in {**of_a, **of_b}:
+        terms = _figures(of_a.get(name), of_b.get(name))
+        yield TermGroup(name=name, role=None, terms=terms)
+
+
+def _by_name(marked: Sequence[MarkedPhase]) -> dict[str, dict[str, int | None]]:
+    grouped: dict[str, list[MarkedPhase]] = {}
+    for phase in marked:
+        grouped.setdefault(phase.name, []).append(phase)
+    return {name: _as_one(phases) for name, phases in grouped.items()}
 
 
 def _ranks(a: Sequence[RankMemory], b: Sequence[RankMemory]) -> Iterator[TermGroup]:

@@ -9,121 +9,29 @@ components add up to that of the allocated peak. Below zero is an under-estimate
 on a card is a run out of memory.
 """
 
-import math
-import statistics
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from memplan.changes import as_flags, command_words
-from memplan.diff import Difference, diff
+from memplan.cases import PLAIN, Case, Engine, Errors, Verdict, errors_of
+from memplan.diff import diff
 from memplan.errors import MemplanError
 from memplan.estimate import estimate
 from memplan.hardware import find_gpu
 from memplan.plan import TrainingPlan
 from memplan.records import Found, Record
-from memplan.replay import as_command
-from memplan.report import Components, MemoryReport
+from memplan.report import MemoryReport
 
-Engine = Literal["estimated", "rehearsed"]
 Reference = Literal["measured", "rehearsed"]
-Verdict = Literal["ran", "false alarm", "foretold", "missed"]
-
-VERBS: dict[Engine, str] = {"estimated": "estimate", "rehearsed": "rehearse"}
-PEAKS = ("allocated", "reserved", "device")
-COMPONENTS = tuple(asdict(Components()))
-UNDER_FRACTION = 0.01
-"""A prediction lower than the measurement by more is an under-estimate."""
 DEFAULT_ALLOCATOR = "caching allocator, default settings"
 ALLOCATOR_PREFIX = "caching allocator, "
-TRICKS = (
-    "precision",
-    "trainable",
-    "quantization",
-    "frozen_dtype",
-    "optim",
-    "ema",
-    "gradient_accumulation_steps",
-    "activation_checkpointing",
-    "attn_implementation",
-    "zero_stage",
-    "offload_optimizer",
-    "offload_parameters",
-    "tensor_parallel",
-    "pipeline_parallel",
-)
-"""Fields of a plan that are set to save memory, or that move much of it."""
-PLAIN = "no trick"
 UNUSABLE = {"failed": "it failed", "timeout": "it took too long and was stopped"}
 """Ends of which nothing can be said."""
 
 Say = Callable[[str], None]
 Rehearse = Callable[[TrainingPlan, str], MemoryReport]
 """Of a plan, with settings of the allocator."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
-    """One record held against one prediction of its plan."""
-
-    path: Path
-    entry: str
-    measured_at: str
-    engine: Engine
-    plan: TrainingPlan
-    """As it was predicted: on the record's card."""
-    allocator: str
-    """Settings of the record's; empty are the default ones. No estimate knows them."""
-    verdict: Verdict
-    difference: Difference | None
-    """The prediction, held against the record; None where one of them has no peak."""
-
-    @property
-    def command(self) -> str:
-        """What makes this prediction again."""
-        words = command_words(self.plan, VERBS[self.engine])
-        return as_command(words, self.allocator if self.engine == "rehearsed" else "")
-
-    @property
-    def tricks(self) -> tuple[str, ...]:
-        """What the plan sets, as flags, and settings of the allocator."""
-        default = TrainingPlan(model=self.plan.model)
-        names = [
-            as_flags({name: getattr(self.plan, name)})
-            for name in TRICKS
-            if getattr(self.plan, name) != getattr(default, name)
-        ]
-        return (*names, *filter(None, [self.allocator])) or (PLAIN,)
-
-    def error_fraction(self, term: str) -> float | None:
-        """Of a peak, of that peak; of a component, of the allocated peak."""
-        if self.difference is None:
-            return None
-        if term in PEAKS:
-            return self.difference.term(term).difference_fraction
-        off_by = self.difference.term(term).difference_bytes
-        whole = self.difference.allocated.a_bytes
-        return off_by / whole if whole and off_by is not None else None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Errors:
-    """Errors of one term over many cases, as fractions."""
-
-    num_cases: int
-    median_fraction: float
-    """This, the mean and the 95th percentile are of sizes, whatever the sign."""
-    mean_fraction: float
-    ninety_fifth_fraction: float
-    lowest_fraction: float
-    highest_fraction: float
-    under_rate: float
-    """Of the cases, the part that is an under-estimate by more than 1%."""
-
-    @property
-    def worst_fraction(self) -> float:
-        return max(self.lowest_fraction, self.highest_fraction, key=abs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,24 +132,6 @@ def validate(
         num_records=len({case.path for case in cases}),
         cases=tuple(cases),
         skipped=tuple(skipped),
-    )
-
-
-def errors_of(cases: Iterable[Case], term: str) -> Errors | None:
-    """Errors of one term; None where no case has it."""
-    found = [case.error_fraction(term) for case in cases]
-    errors = [error for error in found if error is not None]
-    if not errors:
-        return None
-    magnitudes = sorted(map(abs, errors))
-    return Errors(
-        num_cases=len(errors),
-        median_fraction=statistics.median(magnitudes),
-        mean_fraction=statistics.fmean(magnitudes),
-        ninety_fifth_fraction=magnitudes[math.ceil(0.95 * len(errors)) - 1],
-        lowest_fraction=min(errors),
-        highest_fraction=max(errors),
-        under_rate=sum(error < -UNDER_FRACTION for error in errors) / len(errors),
     )
 
 

@@ -35,6 +35,8 @@ FLOORS = {
     "breakdown": 3,
     "gathering": 3,
     "calibration": 3,
+    "cases": 3,
+    "differing": 3,
     "reading": 3,
     "replay": 3,
     "validate": 3,

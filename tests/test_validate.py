@@ -19,12 +19,13 @@ from record_files import (
 )
 from typer.testing import CliRunner
 
+from memplan.cases import COMPONENTS, PEAKS
 from memplan.cli.app import app
 from memplan.errors import ProgramError
 from memplan.hardware import find_gpu
 from memplan.records import Found, records_under
 from memplan.replay import Replays
-from memplan.validate import COMPONENTS, PEAKS, validate
+from memplan.validate import validate
 
 FEW = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 HUGE = plan_of(per_device_train_batch_size=512)

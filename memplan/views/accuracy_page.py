@@ -9,9 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from memplan.accuracy import accuracy
+from memplan.cases import Engine, Errors
 from memplan.files import whole_file
 from memplan.units import format_gib
-from memplan.validate import Engine, Errors, Validation
+from memplan.validate import Validation
 from memplan.views.pictures import (
     Picture,
     PictureError,
@@ -60,7 +61,8 @@ An error is prediction less measurement, as a fraction of what was measured; bel
 zero memplan said too little, which on a card is a run out of memory. *Too low* is the
 part of the cases that were so by more than 1%. Median, mean and 95% are of the
 errors' sizes. The errors of components are fractions of the allocated peak: they add
-up to its own.
+up to its own. What an estimate says is reserved is its allocated peak, rounded up: it
+knows no fragmentation.
 
 Each plan is predicted anew by today's memplan, for the card, the size and the context
 of the record. `memplan validate` prints the same and lists the worst cases, each with

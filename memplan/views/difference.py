@@ -9,7 +9,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from memplan.diff import Difference, Pair, Term, TermGroup, role_of
+from memplan.diff import Difference, Term, TermGroup, role_of
+from memplan.differing import Pair
 from memplan.report import MemoryReport
 from memplan.units import format_gib, format_size
 from memplan.views.tables import labelled, print_lines

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from memplan.cases import COMPONENTS, Case, Engine, Errors
 from memplan.units import GiB
-from memplan.validate import COMPONENTS, Case, Engine, Errors, Validation
+from memplan.validate import Validation
 from memplan.views.validation import error_rows, signed, trick_rows
 
 if TYPE_CHECKING:

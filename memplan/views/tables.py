@@ -9,6 +9,9 @@ from rich.text import Text
 from memplan.units import GiB
 from memplan.views.stdout import writing
 
+LETTERS = str.maketrans("▁▂▃▄▅▆▇█▏▎▍▌▋▊▉├└│─", "..--==##...####|`|-")
+"""What stands for bars and lines on a terminal that has letters only."""
+
 
 def figures_table(*headings: str) -> Table:
     """Names on the left, figures on the right, and nothing between them."""
@@ -22,7 +25,7 @@ def labelled(*rows: tuple[str, Iterable[str]]) -> Table:
     """Labels on the left, each beside its lines."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")  # a path that is cut helps nobody
     for label, lines in rows:
         for index, line in enumerate(lines):
             table.add_row("" if index else label, Text(line))
@@ -41,4 +44,13 @@ def print_lines(console: Console | None, renderable: RenderableType) -> None:
         with console.capture() as captured:
             console.print(renderable)
         lines = (line.rstrip() for line in captured.get().splitlines())
-        console.file.write("\n".join(lines) + "\n")
+        console.file.write(_writable("\n".join(lines) + "\n", console.encoding))
+
+
+def _writable(text: str, encoding: str) -> str:
+    """As it is where bars can be written; letters for them where they cannot."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(LETTERS).encode(encoding, "replace").decode(encoding)
+    return text

@@ -10,15 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from memplan.validate import (
-    COMPONENTS,
-    PEAKS,
-    Case,
-    Engine,
-    Errors,
-    Validation,
-    errors_of,
-)
+from memplan.cases import COMPONENTS, PEAKS, Case, Engine, Errors, errors_of
+from memplan.validate import Validation
 from memplan.views.tables import labelled, print_lines
 
 SCHEMA_VERSION = 1
