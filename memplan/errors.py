@@ -6,6 +6,7 @@ MemplanError            one sentence, one hint, exit code 2
 ├── ModelConfigError    a config.json that cannot be read, or is not covered
 ├── ProfileError        a data file of memplan's own that is damaged
 ├── VirtualDeviceError  a machine or a torch that cannot play a virtual card
+├── DeviceError         a machine or a torch without a card to measure on
 ├── DataError           a record of a dataset that cannot be used: file, record, field
 ├── SnapshotError       a file that is no snapshot of the allocator
 ├── CaptureFileError    a capture file that cannot be read, written or joined
@@ -66,6 +67,10 @@ class ProfileError(MemplanError):
 
 class VirtualDeviceError(MemplanError):
     """Something the virtual card needs is missing on this machine."""
+
+
+class DeviceError(MemplanError):
+    """There is no card, or no torch that could use it."""
 
 
 class DataError(MemplanError):

@@ -9,7 +9,7 @@ report. Out of memory is a result (`shortage.py`).
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from memplan.hardware import Gpu, custom_gpu, find_gpu
 from memplan.models import Model
 from memplan.models.workload import generation_of, lengths_of
 from memplan.plan import TrainingPlan
-from memplan.rehearsal import Capture, Subject, out_of_memory_of
+from memplan.rehearsal import Subject, out_of_memory_of
 from memplan.report import MemoryReport
 from memplan.requirements import check_requirements
 from memplan.run import (
+    Keep,
     Run,
     Say,
     VirtualCards,
@@ -37,8 +38,6 @@ from memplan.runner.training.refusals import check
 from memplan.savings import savings_of
 from memplan.shortage import with_need
 from memplan.units import format_gib
-
-Keep = Callable[[tuple[Capture, ...]], None]
 
 
 def rehearse(

@@ -183,6 +183,8 @@ class OutOfMemory:
     needed_bytes: int | None = None
     """What the run takes on a card without limit; None where that is not known."""
     remedies: tuple[Remedy, ...] = ()
+    were_changes_tried: bool = True
+    """Whether `remedies` are all that was found; on a card nothing is run again."""
 
     @property
     def is_limited_by_itself(self) -> bool:

@@ -34,6 +34,7 @@ ALLOCATOR_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 """Of PyTorch's two names for them the first that is set counts."""
 
 Say = Callable[[str], None]
+Keep = Callable[[tuple[Capture, ...]], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +62,7 @@ class Run:
     world_size: int | None = None
     steps: int = STEADY_STEPS
     timed_steps: int = 0
-    """Steps after those, whose time is taken; on a virtual card they have none."""
+    """Steps after those, to be timed; of one more the operations are counted."""
     snapshot: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     is_quiet: bool = False
@@ -92,12 +93,15 @@ class Profiled:
     """What each process saw that used a card."""
 
 
-def training_program(plan: TrainingPlan, steps: int) -> tuple[str, ...]:
-    """The words that start the program of a plan."""
+def training_program(
+    plan: TrainingPlan, steps: int, watched: int | None = None
+) -> tuple[str, ...]:
+    """The words that start the program of a plan; `watched` are the first, else all."""
     text = json.dumps(asdict(plan))
     return (
         *(sys.executable, "-m", "memplan.runner.training", text),
         *("--steps", str(steps)),
+        *(() if watched is None else ("--watched-steps", str(watched))),
     )
 
 
@@ -166,6 +170,7 @@ def _launch(run: Run, say: Say) -> tuple[Outcome, tuple[str, ...]]:
             environment=environment,
             steps=run.steps,
             timed_steps=run.timed_steps,
+            counts_flops=run.timed_steps > 0,
             is_virtual=run.is_virtual,
             rank=run.rank,
             world_size=run.world_size,

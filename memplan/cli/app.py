@@ -9,7 +9,9 @@ from memplan.cli.diff import diff
 from memplan.cli.estimate import estimate
 from memplan.cli.gather import gather
 from memplan.cli.mme import mme
-from memplan.cli.rehearse import WithProgram, rehearse
+from memplan.cli.profile import profile
+from memplan.cli.program import WithProgram
+from memplan.cli.rehearse import rehearse
 from memplan.cli.show import show
 from memplan.cli.validate import validate
 
@@ -52,6 +54,7 @@ def root(
 
 app.command()(estimate)
 app.command(cls=WithProgram, context_settings={"allow_extra_args": True})(rehearse)
+app.command(cls=WithProgram, context_settings={"allow_extra_args": True})(profile)
 app.command()(show)
 app.command()(gather)
 app.command()(diff)

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import _create_work_from_future
+from torch._C._distributed_c10d import GradBucket, _create_work_from_future
 from torch.nn.parallel import DistributedDataParallel
 
 
 def install() -> None:
     """Answer with a rank's own tensors, from here on."""
-    c10d: Any = dist.distributed_c10d
-    all_reduce = _with_its_result(c10d.all_reduce)
-    for module in (c10d, dist):
+    modules: list[Any] = [dist.distributed_c10d, dist]
+    all_reduce = _with_its_result(dist.all_reduce)
+    for module in modules:
         module.all_reduce = all_reduce
     _hook_every_ddp()
 
@@ -53,7 +53,7 @@ def _hook_every_ddp() -> None:
 
 
 def _own_gradients(
-    state: object, bucket: dist.GradBucket
+    state: object, bucket: GradBucket
 ) -> torch.futures.Future[torch.Tensor]:
     """What all ranks would come to, if each had what this one has."""
     return _done(bucket.buffer())

@@ -124,6 +124,10 @@ def _free(error: OutOfMemory) -> str:
 
 def would_fit(error: OutOfMemory) -> RenderableType:
     """What the run needs, and each single change with which it would have fitted."""
+    if not error.were_changes_tried:
+        return Text(
+            "What it needs, and which change makes it fit, `memplan rehearse` says."
+        )
     need = Text(
         "What it needs is not known: a run without limit came to nothing either."
     )

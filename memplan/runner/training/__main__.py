@@ -22,9 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m memplan.runner.training")
     parser.add_argument("plan", help="A training plan as JSON, or a file of it.")
     parser.add_argument("--steps", type=int, default=3, help="Optimizer steps to take.")
+    parser.add_argument("--watched-steps", type=int, help="The first, by default all.")
     asked = parser.parse_args(arguments)
     try:
-        run(read_plan(asked.plan), asked.steps)
+        run(read_plan(asked.plan), asked.steps, asked.watched_steps)
     except MemplanError as error:
         print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
         return error.exit_code
@@ -57,7 +58,7 @@ def read_plan(asked: str) -> TrainingPlan:
         ) from error
 
 
-def run(plan: TrainingPlan, steps: int) -> None:
+def run(plan: TrainingPlan, steps: int, watched_steps: int | None = None) -> None:
     """Check the plan, then build the model and train or generate.
 
     Raises:
@@ -87,7 +88,7 @@ def run(plan: TrainingPlan, steps: int) -> None:
             generate(plan, model, module, accelerator.device)
         else:
             ready = assemble(plan, model, accelerator, module)
-            train(ready, steps, plan.gradient_accumulation_steps)
+            train(ready, steps, plan.gradient_accumulation_steps, watched_steps)
 
 
 def _say_shortly(
