@@ -108,7 +108,7 @@ def _check_sharding(plan: TrainingPlan) -> None:
         )
     if plan.quantization != "none" and _is_deepspeed(plan) and plan.zero_stage == 3:
         raise PlanError(
-            f"A base in {plan.quantization} is not run under DeepSpeed's stage 3, which "
+            f"A base in {plan.quantization} is not run under DeepSpeed's stage 3: that "
             "partitions parameters as they are made.",
             hint="Choose --zero-stage 2.",
         )
