@@ -40,6 +40,12 @@ def batch_of(plan: TrainingPlan, model: Model) -> Batch:
                 f"{model.name} takes no {wanted.replace('_', ' ')}.",
                 hint=f"Leave --{name.replace('_', '-')} out.",
             )
+    own_size = family.default_image_size(model.config)
+    if family.has_fixed_image_size and plan.image_size not in (None, own_size):
+        raise PlanError(
+            f"{model.name} takes pictures of {own_size} pixels a side alone.",
+            hint="Leave --image-size out.",
+        )
     return Batch(
         size=plan.per_device_train_batch_size,
         seq_len=ceil_div(seq_len, plan.context_parallel)
@@ -48,8 +54,6 @@ def batch_of(plan: TrainingPlan, model: Model) -> Batch:
         target_seq_len=plan.target_seq_len or defaults.get("target_seq_len", 128),
         images_per_sample=plan.images_per_sample
         or defaults.get("images_per_sample", 1),
-        image_size=plan.image_size
-        or defaults.get("image_size")
-        or family.default_image_size(model.config),
+        image_size=plan.image_size or defaults.get("image_size") or own_size,
         has_labels=plan.workload == "train",
     )

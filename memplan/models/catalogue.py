@@ -25,7 +25,9 @@ FAMILY_OF_MODEL_TYPE = {
     "gemma3_text": "gemma",
     "gpt2": "gpt2",
     "llama": "llama",
+    "llava": "llava",
     "mistral": "llama",
+    "mixtral": "mixtral",
     "pe-net": "pe_net",
     "qwen2": "llama",
     "qwen3": "llama",
@@ -137,7 +139,7 @@ def _preset(name: str) -> Model:
         },
         default_trainable=data.get("default_trainable", "all"),
         frozen_dtype=data.get("frozen_dtype"),
-        notes=tuple(data.get("notes", ())),
+        notes=model.notes + tuple(data.get("notes", ())),
     )
 
 
@@ -160,16 +162,20 @@ def model_of_config(name: str, data: Mapping[str, Any], where: str) -> Model:
             hint=f"Covered: {covered}. `--parameters N` answers its model states.",
         )
     family = family_of(model_type)
-    config = _validate(family.config_class, data, where)
+    config = _validate(family.config_class, family.complete(data), where)
     check_ranges(config, where)
     family.check(config)
-    notes = tuple(
+    unread = tuple(
         f"{key} of {where} is not read: {instead}"
         for key, instead in UNREAD_KEYS.items()
         if data.get(key)
     )
     return Model(
-        name=name, family=family, config=config, source=dict(data), notes=notes
+        name=name,
+        family=family,
+        config=config,
+        source=dict(data),
+        notes=family.notes + unread,
     )
 
 
@@ -183,6 +189,8 @@ def check_ranges(config: Any, where: str) -> None:
         value = getattr(config, item.name)
         if is_dataclass(value):
             check_ranges(value, where)
+        elif item.metadata.get("is_index"):
+            pass  # its family knows what it counts from
         elif isinstance(value, int) and not isinstance(value, bool):
             least = 0 if item.default == 0 else 1
             most = MAX_LAYERS if "layer" in item.name else MAX_SIZE

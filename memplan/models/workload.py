@@ -31,7 +31,8 @@ def generation_of(plan: TrainingPlan, model: Model) -> TrainingPlan:
     # A preset's frozen parts may be stored in less; asked for fp32, all is.
     is_exact = plan.precision in ("fp32", "tf32")
     num_examples = plan.num_shots + 1
-    tokens = family.image_tokens(model.config) + QUESTION_TOKENS
+    image_size = plan.image_size or family.default_image_size(model.config)
+    tokens = family.image_tokens(model.config, image_size) + QUESTION_TOKENS
     return replace(
         plan,
         workload="generate",

@@ -13,7 +13,7 @@ FAMILY = Family(
     kv_bytes_per_token=lambda config, item_bytes: (
         2 * config.text.decoder_layers * config.text.inner_size * item_bytes
     ),
-    image_tokens=lambda config: config.num_query_tokens,
+    image_tokens=lambda config, size: config.num_query_tokens,
     never_quantized=("lm_head", "wo", "qformer"),
     lora_targets=("q", "v"),
     default_image_size=lambda config: config.vision_config.image_size,

@@ -6,12 +6,10 @@ Letters: B batch, N pictures, L tokens of the prompt, Q queries of a picture, D 
 size of the language model.
 """
 
-from math import prod
-
-from memplan.errors import PlanError
 from memplan.formulas.layers import cast, embedding
 from memplan.formulas.linear import linear
 from memplan.formulas.loss import keep_as_fp32
+from memplan.formulas.prompts import check_prompt, masked_scatter
 from memplan.formulas.setting import Batch
 from memplan.formulas.tape import Tape
 from memplan.formulas.tensors import Tensor
@@ -56,7 +54,7 @@ def captioning_loss(
     t: Tape, config: Blip2Config, batch: Batch, num_text_tokens: int
 ) -> Tensor:
     """Pictures, through the towers, in place of their tokens in T5's prompt."""
-    check_prompt(config, batch)
+    check_prompt(batch, config.num_query_tokens)
     N, size = batch.size * batch.images_per_sample, batch.image_size
     pixel_values = t.input((N, 3, size, size), "fp32")
     vision_outputs = vision_model(t, config.vision_config, pixel_values)
@@ -89,39 +87,3 @@ def captioning_loss(
     # The logits are returned twice: by the language model, and by this one.
     keep_as_fp32(t, *outputs[:1], *outputs, qformer_outputs, *vision_outputs)
     return loss
-
-
-def check_prompt(config: Blip2Config, batch: Batch) -> None:
-    """Every picture takes its queries' places in the prompt.
-
-    Raises:
-        PlanError: the prompt is too short for them.
-    """
-    num_image_tokens = config.num_query_tokens * batch.images_per_sample
-    if batch.seq_len < num_image_tokens:
-        raise PlanError(
-            f"A prompt of {batch.seq_len} tokens cannot hold {batch.images_per_sample} "
-            f"pictures of {config.num_query_tokens} tokens each.",
-            hint=f"Use --seq-len {num_image_tokens} or more.",
-        )
-
-
-def masked_scatter(t: Tape, inputs_embeds: Tensor, source: Tensor) -> Tensor:
-    """`inputs_embeds.masked_scatter(mask, source)`: saves the mask of image tokens.
-
-    A copy; the kernel makes the mask as large as the embeddings, and counts through it
-    in int64. Backward clears a copy of the gradient, and selects from it by the three
-    int64 indices of every element (`native/cuda/IndexKernel.cu`, `Nonzero.cu`).
-    """
-    B, L, _ = inputs_embeds.shape
-    special_image_mask = t.tensor((B, L, 1), "bool")
-    num_elements = prod(inputs_embeds.shape)
-    return t.apply(
-        "masked_scatter",
-        (inputs_embeds, source),
-        inputs_embeds.shape,
-        inputs_embeds.dtype,
-        saved=(special_image_mask,),
-        scratch_bytes=(1 + 8) * num_elements,
-        backward_scratch_bytes=num_elements + 3 * 8 * prod(source.shape),
-    )

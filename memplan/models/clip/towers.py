@@ -17,7 +17,7 @@ from memplan.formulas.layers import (
     token_embedding,
 )
 from memplan.formulas.linear import linear
-from memplan.formulas.stacks import repeat_layers
+from memplan.formulas.stacks import Body, repeat_layers
 from memplan.formulas.tape import Tape
 from memplan.formulas.tensors import Tensor
 from memplan.formulas.vision import add_positions, patch_embedding, prepend_token
@@ -41,6 +41,41 @@ def vision_model(
     pooled_output = part(t, hidden_states, (B, D))
     pooled_output = layer_norm(t, "post_layernorm", pooled_output)
     return hidden_states, pooled_output
+
+
+def vision_tower(
+    t: Tape, config: VisionConfig, pixel_values: Tensor, num_read_layers: int
+) -> tuple[Tensor, ...]:
+    """`CLIPVisionModel` of a model that reads hidden states [B, L, D] of a layer.
+
+    The layers behind it run too, and return all patches and the class token. Nobody
+    reads these: what they saved goes with them, before backward.
+    """
+    hidden_states = vision_embeddings(t, config, pixel_values)
+    hidden_states = layer_norm(t, "pre_layrnorm", hidden_states)
+    layer = Layer(config, causal=False)
+    read, last = layers_beyond(
+        t, config.num_hidden_layers, num_read_layers, layer, hidden_states
+    )
+    del hidden_states
+    B, _, D = read.shape
+    with t.no_grad():
+        pooled_output = part(t, last, (B, D))
+        pooled_output = layer_norm(t, "post_layernorm", pooled_output)
+    return read, last, pooled_output
+
+
+def layers_beyond(
+    t: Tape, count: int, num_read: int, layer: Body, x: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Hidden states behind `num_read` of `count` layers, and behind all of them."""
+    y = t.view(x, x.shape)
+    y = repeat_layers(t, "encoder.layers", num_read, layer, y)
+    read = t.view(y, y.shape)
+    with t.no_grad():
+        rest = count - num_read
+        last = repeat_layers(t, "encoder.layers.*.[5]", rest, layer, y)
+    return read, last
 
 
 def vision_embeddings(t: Tape, config: VisionConfig, pixel_values: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Mistral, Qwen2 and Qwen3 differ in biases and in norms on the heads.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from memplan.formulas.attention import attend, causal_mask, rotary
 from memplan.formulas.decoder import gated_mlp, predict
@@ -17,7 +18,7 @@ from memplan.formulas.parallel import (
     scatter_sequence,
 )
 from memplan.formulas.setting import Batch
-from memplan.formulas.stacks import repeat_layers
+from memplan.formulas.stacks import Body, repeat_layers
 from memplan.formulas.tape import Tape
 from memplan.formulas.tensors import Tensor
 from memplan.models.llama.config import LlamaConfig
@@ -46,19 +47,28 @@ def forward(t: Tape, config: LlamaConfig, batch: Batch) -> Tensor:
     return predict(t, batch, hidden_states, config.vocab_size, table=shared)
 
 
-def decoder(t: Tape, config: LlamaConfig, inputs_embeds: Tensor, L: int) -> Tensor:
+def decoder(
+    t: Tape,
+    config: LlamaConfig,
+    inputs_embeds: Tensor,
+    L: int,
+    name: str = "model",
+    feed_forward: Body | None = None,
+) -> Tensor:
     """`LlamaModel.forward` from the embeddings on: all layers and the last norm.
 
-    `L` is the whole sequence, of which the embeddings can be a shard.
+    `L` is the whole sequence, of which the embeddings can be a shard. `feed_forward`
+    stands in the place of the MLP.
     """
-    with t.scope("model"):
+    with t.scope(name):
         B = inputs_embeds.shape[0]
         dtype = inputs_embeds.dtype
         positions = t.tensor((1, L), "int64")
         mask = causal_mask(t, (B, L, L), dtype, config.window)
         cosines = t.tensor((1, 1, L, config.head_size), dtype)
         sines = t.tensor((1, 1, L, config.head_size), dtype)
-        layer = DecoderLayer(config, mask, positions, cosines, sines)
+        mlp = feed_forward or partial(_mlp, config)
+        layer = DecoderLayer(config, mask, positions, cosines, sines, mlp)
         hidden_states = t.view(inputs_embeds, inputs_embeds.shape)
         hidden_states = repeat_layers(
             t, "layers", config.num_hidden_layers, layer, hidden_states
@@ -78,6 +88,7 @@ class DecoderLayer:
     """An argument of the layer, which a checkpoint of it holds too."""
     cosines: Tensor
     sines: Tensor
+    feed_forward: Body
 
     def __call__(self, t: Tape, x: Tensor) -> Tensor:
         residual = x
@@ -87,13 +98,7 @@ class DecoderLayer:
 
         residual = hidden_states
         hidden_states = rms_norm(t, "post_attention_layernorm", hidden_states)
-        hidden_states = gated_mlp(
-            t,
-            hidden_states,
-            self.config.intermediate_size,
-            self.config.hidden_act,
-            bias=self.config.has_mlp_bias,
-        )
+        hidden_states = self.feed_forward(t, hidden_states)
         hidden_states = add(t, residual, hidden_states)
         return hidden_states
 
@@ -138,3 +143,10 @@ class DecoderLayer:
             split = t.view(states, (B, L, num_heads, config.head_size))
             states = rms_norm(t, f"{name}_norm", split)
         return t.view(states, (B, num_heads, L, config.head_size))
+
+
+def _mlp(config: LlamaConfig, t: Tape, x: Tensor) -> Tensor:
+    """`LlamaMLP`."""
+    return gated_mlp(
+        t, x, config.intermediate_size, config.hidden_act, bias=config.has_mlp_bias
+    )

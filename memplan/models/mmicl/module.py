@@ -15,9 +15,9 @@ from transformers.models.instructblip.modeling_instructblip import (
     BaseModelOutputWithVisionQformerOutputs,
 )
 
+from memplan.formulas.prompts import check_prompt
 from memplan.formulas.setting import Batch
 from memplan.models.blip2.config import Blip2Config
-from memplan.models.blip2.formula import check_prompt
 from memplan.models.mmicl.prompts import FLAN_T5_PLACEHOLDER_ID
 
 
@@ -44,7 +44,7 @@ def make_batch(
     config: Blip2Config, batch: Batch, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """Pictures that are all there, each with its placeholders in the prompt."""
-    check_prompt(config, batch)
+    check_prompt(batch, config.num_query_tokens)
     B, n, size = batch.size, batch.images_per_sample, batch.image_size
     input_ids = torch.randint(0, FLAN_T5_PLACEHOLDER_ID, (B, batch.seq_len))
     input_ids[:, : n * config.num_query_tokens] = FLAN_T5_PLACEHOLDER_ID

@@ -9,7 +9,7 @@ from memplan.formulas.stacks import repeat_layers
 from memplan.formulas.tape import Tape
 from memplan.formulas.tensors import Tensor
 from memplan.formulas.vision import add_positions, patch_embedding
-from memplan.models.clip.towers import Layer, text_embeddings
+from memplan.models.clip.towers import Layer, layers_beyond, text_embeddings
 from memplan.models.siglip.config import TextConfig, VisionConfig
 from memplan.models.siglip.pooling import pool
 
@@ -30,6 +30,26 @@ def vision_model(
     del hidden_states
     pooler_output = pool(t, config, last_hidden_state)
     return last_hidden_state, pooler_output
+
+
+def vision_tower(
+    t: Tape, config: VisionConfig, pixel_values: Tensor, num_read_layers: int
+) -> tuple[Tensor, ...]:
+    """`SiglipVisionModel` of a model that reads hidden states [B, L, D] of a layer.
+
+    The layers behind it run too, and the pool where there is one; nobody reads them.
+    """
+    hidden_states = vision_embeddings(t, config, pixel_values)
+    layer = Layer(config, causal=False)
+    read, last = layers_beyond(
+        t, config.num_hidden_layers, num_read_layers, layer, hidden_states
+    )
+    del hidden_states
+    with t.no_grad():
+        last = layer_norm(t, "post_layernorm", last)
+        if not config.vision_use_head:
+            return read, last
+        return read, last, pool(t, config, last)
 
 
 def vision_embeddings(t: Tape, config: VisionConfig, pixel_values: Tensor) -> Tensor:

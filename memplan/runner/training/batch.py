@@ -48,8 +48,9 @@ def make_batch(
             tensors["interpolate_pos_encoding"] = True
     if "qformer_input_ids" in names:
         tensors |= instruction(config, batch)
-    if "tokens" in model.family.inputs and hasattr(config, "num_query_tokens"):
-        placeholders = config.num_query_tokens * batch.images_per_sample
+    image_tokens = model.family.image_tokens(model.config, batch.image_size)
+    if image_tokens:
+        placeholders = image_tokens * batch.images_per_sample
         tensors["input_ids"][:, :placeholders] = config.image_token_id
     if "return_loss" in names:
         return tensors | {"return_loss": True}

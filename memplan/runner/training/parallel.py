@@ -67,6 +67,23 @@ def make_accelerator(plan: TrainingPlan) -> Accelerator:
     return Accelerator(**options)
 
 
+def name_units(accelerator: Accelerator, module: nn.Module) -> None:
+    """Let FSDP2 shard each layer as a unit, by the names the model itself gives.
+
+    Of parts that are not there accelerate would say that they are missing, and a unit
+    around the input embeddings it would shard twice (`fsdp2_prepare_model`, 1.15).
+    """
+    named: set[str] = set(getattr(module, "_no_split_modules", None) or ())
+    embeddings: Any = getattr(module, "get_input_embeddings", None)
+    table = None if embeddings is None else embeddings()
+    found = set()
+    for part in module.modules():
+        name = type(part).__name__
+        if name in named and all(inner is not table for inner in part.modules()):
+            found.add(name)
+    accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(found) or None
+
+
 def deepspeed_precision(plan: TrainingPlan) -> str:
     """The engine's dtype: what is trained in low precision has fp32 copies there."""
     if plan.precision in ("fp32", "tf32"):
