@@ -5,10 +5,11 @@ is alive when, `_fsdp_collectives.py` for the buffers) and `accelerate/utils/
 fsdp_utils.py`, `fsdp2_prepare_model` (1.15).
 
 Units are every layer, the input embedding, the final norm with the head, and one for
-the rest. A unit is gathered by an all-gather into one flat buffer, from which it is
-copied out, and its gradients are copied into one flat buffer that is reduced and
-scattered. In mixed precision the shards are fp32; gathered copies, gradients and both
-buffers are in low precision, and autocast does not run (`set_mixed_precision`).
+the rest; an embedding that the head shares is in its unit, and stays gathered. A unit
+is gathered by an all-gather into one flat buffer, from which it is copied out, and its
+gradients are copied into one flat buffer that is reduced and scattered. In mixed
+precision the shards are fp32; gathered copies, gradients and both buffers are in low
+precision, and autocast does not run (`set_mixed_precision`).
 """
 
 from collections.abc import Sequence
@@ -165,9 +166,10 @@ class Fsdp2Gathering:
         self.flat_bytes += flat
 
     def leave_table(self, tape: Tape, parameter: Parameter) -> None:
-        """The first embedding is resharded once it has run."""
+        """The first embedding is resharded once it has run, unless it is the head's."""
         is_first = self.table is None and not self.rest and not self.shared
-        if not is_first or not self.sharder.reshards_after_forward:
+        is_kept = parameter.is_tied or not self.sharder.reshards_after_forward
+        if not is_first or is_kept:
             return
         self.table = parameter
         self.tail = [p for p in self.tail if p.name != parameter.name]
@@ -190,12 +192,15 @@ class Fsdp2Gathering:
         return num_gathered * self._gathered(unit) + self._flat(unit)
 
     def leave_layers(self, tape: Tape, layer: Layer, count: int) -> None:
-        if not layer.is_unit:
-            return
-        if not self.sharder.reshards_after_forward:
-            tape.grow(count * self._gathered(layer.parameters))
-        self.first_layer = self.first_layer or layer.parameters
-        self.last_layer = layer.parameters
+        if layer.is_unit:
+            if not self.sharder.reshards_after_forward:
+                tape.grow(count * self._gathered(layer.parameters))
+            self.first_layer = self.first_layer or layer.parameters
+            self.last_layer = layer.parameters
+        if not layer.is_nested and any(p.is_tied for p in self.rest):
+            # The head is gathered already: nothing takes the place of the flat buffer.
+            self.flat_bytes = self._flat(self.last_layer)
+            tape.grow(self.flat_bytes)
 
     def end_forward(self, tape: Tape) -> None:
         """The root frees the last flat buffer."""

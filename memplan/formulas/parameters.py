@@ -43,6 +43,8 @@ class Parameter:
     stored: Stored
     is_embedding: bool = False
     """Whether it is looked up by index, as `nn.Embedding` is."""
+    is_tied: bool = False
+    """Whether it is that of the head as well."""
     is_used: bool = True
     """Whether the loss depends on it; else it gets no gradient, and so no states."""
 

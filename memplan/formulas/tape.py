@@ -366,12 +366,21 @@ class Tape:
 
     # Weights
 
-    def weight(self, name: str, shape: Shape, *, is_linear: bool = False) -> Weight:
-        """The parameter `name` of the module in scope."""
+    def weight(
+        self,
+        name: str,
+        shape: Shape,
+        *,
+        is_linear: bool = False,
+        is_tied: bool = False,
+    ) -> Weight:
+        """The parameter `name` of the module in scope, the head's too if tied."""
         full_name = f"{self.place}.{name}" if self.place else name
         stored = self.policy(module_path(full_name), shape, is_linear)
         if full_name not in self.parameters:
-            self.parameters[full_name] = Parameter(full_name, shape, self.count, stored)
+            self.parameters[full_name] = Parameter(
+                full_name, shape, self.count, stored, is_tied=is_tied
+            )
         edge = None
         if stored.is_trainable:
             edge = self.new_edge()

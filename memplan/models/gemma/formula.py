@@ -33,7 +33,11 @@ def forward(t: Tape, config: GemmaConfig, batch: Batch) -> Tensor:
         require_eager(t, "Gemma 2")
         t.setting = replace(t.setting, attention="eager")
     with t.scope("model.embed_tokens"):
-        table = t.weight("weight", (config.vocab_size, config.hidden_size))
+        table = t.weight(
+            "weight",
+            (config.vocab_size, config.hidden_size),
+            is_tied=config.tie_word_embeddings,
+        )
         rows = embedding(t, table, (batch.size, batch.seq_len))
         inputs_embeds = input_embedding(t, scale(t, rows))
         del rows

@@ -43,7 +43,11 @@ def forward(t: Tape, config: Gpt2Config, batch: Batch) -> Tensor:
         hidden_states = transformer(t, config, arrived, L)
     else:
         with t.scope("transformer.wte"):
-            table = t.weight("weight", (config.vocab_size, config.n_embd))
+            table = t.weight(
+                "weight",
+                (config.vocab_size, config.n_embd),
+                is_tied=config.tie_word_embeddings,
+            )
         hidden_states = transformer(t, config, token_embedding(t, table, (B, L)), L)
     if t.setting.stage == FIRST:
         t.end_phase("forward")

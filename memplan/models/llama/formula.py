@@ -36,7 +36,11 @@ def forward(t: Tape, config: LlamaConfig, batch: Batch) -> Tensor:
         hidden_states = receive(t, (B, L, config.hidden_size))
     else:
         with t.scope("model.embed_tokens"):
-            table = t.weight("weight", (config.vocab_size, config.hidden_size))
+            table = t.weight(
+                "weight",
+                (config.vocab_size, config.hidden_size),
+                is_tied=config.tie_word_embeddings,
+            )
         hidden_states = scatter_sequence(t, token_embedding(t, table, (B, L)))
     hidden_states = decoder(t, config, hidden_states, L)
     if t.setting.stage == FIRST:
