@@ -13,7 +13,16 @@ from memplan.formulas.kernels import (
     statistics_bytes,
     why_not,
 )
-from memplan.formulas.layers import add, concatenate, copy, lower, multiply, part, scale
+from memplan.formulas.layers import (
+    add,
+    cast,
+    concatenate,
+    copy,
+    lower,
+    multiply,
+    part,
+    scale,
+)
 from memplan.formulas.parameters import Shape
 from memplan.formulas.plain_attention import eager, math, repeat_heads
 from memplan.formulas.tape import Tape
@@ -37,6 +46,20 @@ def rotate_half(t: Tape, x: Tensor) -> Tensor:
     return concatenate(t, [scale(t, second), first], x.shape)
 
 
+def rotary_part(t: Tape, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """`cat((rotated x[..., :R], x[..., R:]))`: of a head as many as the tables have.
+
+    Where they have all, an empty rest is joined all the same. The result lies in memory
+    as [B, H, L, K], unlike what is rotated whole.
+    """
+    *places, K = x.shape
+    R = cosines.shape[-1]
+    turned = x if R == K else part(t, x, (*places, R))
+    rest = part(t, x, (*places, K - R))
+    turned = rotary(t, turned, cosines, sines)
+    return concatenate(t, [turned, cast(t, rest, turned.dtype)], x.shape)
+
+
 def attend(
     t: Tape,
     query: Tensor,
@@ -51,6 +74,7 @@ def attend(
     position_bias: Tensor | None = None,
     is_permuted_bias: bool = True,
     caps_scores: bool = False,
+    heads_first: bool = False,
 ) -> Tensor:
     """transformers' attention interface: [B, H, L, K] in, [B, L, H * K] out.
 
@@ -58,7 +82,8 @@ def attend(
     casts them to the query's dtype, `casts_weights` casts them to the value's.
     `position_bias` [1, H, L, S] is added to the scores of every sample; looked up in a
     table, it is a permuted view of memory ordered [L, S, H]. `caps_scores` bends them
-    by a tanh, which eager code alone can do.
+    by a tanh, which eager code alone can do. `heads_first` says that query and key lie
+    in memory as [B, H, L, K].
     """
     if not t.setting.is_training:
         dropout_probability = 0.0
@@ -76,6 +101,7 @@ def attend(
             softmax_in_fp32=softmax_in_fp32,
             casts_weights=casts_weights,
             caps_scores=caps_scores,
+            heads_first=heads_first,
         )
         return _rows(t, output)
     if position_bias is not None:
@@ -84,7 +110,9 @@ def attend(
     if mask is not None or key.shape[-1] > 256:
         # Else the kernels take grouped heads as they are (`use_gqa_in_sdpa`).
         key, value = repeat_heads(t, key, query), repeat_heads(t, value, query)
-    output = scaled_dot_product(t, query, key, value, mask, causal, dropout_probability)
+    output = scaled_dot_product(
+        t, query, key, value, mask, causal, dropout_probability, heads_first
+    )
     return _rows(t, output)
 
 
@@ -115,10 +143,13 @@ def scaled_dot_product(
     mask: Tensor | None,
     causal: bool,
     dropout_probability: float,
+    heads_first: bool = False,
 ) -> Tensor:
     """`F.scaled_dot_product_attention`: [B, H, L, K] in the memory order [B, L, H, K].
 
-    Saved: query, key, value and mask, the output, and a sum for each row.
+    Saved: query, key, value and mask, the output, and a sum for each row. Flash and
+    cuDNN give the output the order of the query, so that what has `heads_first` is
+    copied to rows; backward needs gradient and output in one order, and copies one.
 
     Raises:
         PlanError: the kernel that the plan asks for cannot run.
@@ -145,13 +176,16 @@ def scaled_dot_product(
     if mask is not None:
         mask = _additive(t, lower(t, mask), q.dtype)
     if kernel == "math":
-        return math(t, q, k, v, mask, causal, dropout_probability)
+        return math(t, q, k, v, mask, causal, dropout_probability, heads_first)
     scratch = backward_bytes(kernel, call)
     padded = round_up(call.K, 8) if kernel == "flash" else call.K
     if padded != call.K:
         # Gradient and output are then copied to row order in backward.
         q, k, v = (_padded(t, x, padded) for x in (q, k, v))
         scratch += 2 * q.num_bytes
+    copies_output = heads_first and kernel != "efficient" and padded == call.K
+    if copies_output:
+        scratch += q.num_bytes
     inputs = [q, k, v]
     if mask is not None:
         expand = _expanded if kernel == "efficient" else _broadcast
@@ -171,7 +205,7 @@ def scaled_dot_product(
     )
     if padded != call.K:
         output = copy(t, part(t, output, query.shape))
-    return output
+    return copy(t, output) if copies_output else output
 
 
 def _kernel(t: Tape, call: Call) -> str:

@@ -250,6 +250,11 @@ def part(t: Tape, x: Tensor, shape: Shape) -> Tensor:
     return t.apply("slice", (x,), shape, x.dtype, alias=x)
 
 
+def masked_fill(t: Tape, x: Tensor, mask: Tensor) -> Tensor:
+    """`x.masked_fill(mask, number)`: saves the mask."""
+    return t.apply("masked_fill", (x,), x.shape, x.dtype, saved=(mask,))
+
+
 def dropout(t: Tape, x: Tensor, probability: float) -> Tensor:
     """Saves a mask of one byte an element; nothing at probability 0."""
     if not probability or not t.setting.is_training:

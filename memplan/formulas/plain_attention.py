@@ -1,7 +1,8 @@
 """Attention operator by operator: transformers' eager code, and PyTorch's math kernel.
 
 Letters: B batch, H query heads, L query length, S key length, K size of a head. Query,
-key and value arrive as views [B, H, L, K] of memory ordered [B, L, H, K].
+key and value arrive as views [B, H, L, K] of memory ordered [B, L, H, K], unless query
+and key are in the order of heads, `heads_first`.
 """
 
 from math import prod
@@ -34,6 +35,7 @@ def eager(
     softmax_in_fp32: bool,
     casts_weights: bool,
     caps_scores: bool,
+    heads_first: bool,
 ) -> Tensor:
     """`eager_attention_forward` of transformers: every step is a tensor.
 
@@ -46,7 +48,15 @@ def eager(
     is_grouped = key.shape[1] not in (1, query.shape[1])
     shape = (*query.shape[:3], key.shape[2])
     attn_weights = scale(
-        t, matmul(t, query, key_states, shape, copies_second=not is_grouped)
+        t,
+        matmul(
+            t,
+            query,
+            key_states,
+            shape,
+            copies_first=not heads_first,
+            copies_second=not (heads_first or is_grouped),
+        ),
     )
     if caps_scores:
         attn_weights = softcap(t, attn_weights)
@@ -95,6 +105,7 @@ def math(
     mask: Tensor | None,
     causal: bool,
     dropout_probability: float,
+    heads_first: bool,
 ) -> Tensor:
     """`_scaled_dot_product_attention_math`: half precision is computed in fp32.
 
@@ -112,7 +123,14 @@ def math(
         del allowed
     keys, values = _repeat_interleave(t, k, query), _repeat_interleave(t, v, query)
     is_grouped = keys is not k
-    scores = product(t, scaled, scale(t, keys), shape, copies_second=not is_grouped)
+    scores = product(
+        t,
+        scaled,
+        scale(t, keys),
+        shape,
+        copies_first=not heads_first,
+        copies_second=not (heads_first or is_grouped),
+    )
     if bias is not None:
         scores = _add_in_place(t, scores, bias)
     # Rows without a key are found in a boolean copy, and set to zero.

@@ -17,6 +17,8 @@ from memplan.formulas.trace import Peak, Span, Stack, Totals, Trace
 
 Body = Callable[[Tape, Tensor], Tensor]
 """The forward pass of one layer."""
+Layers = Callable[[Tape, Body, Tensor], Tensor]
+"""Runs the layers of a model, with what another puts between them."""
 
 
 def repeat_layers(t: Tape, name: str, count: int, body: Body, x: Tensor) -> Tensor:

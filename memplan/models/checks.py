@@ -1,5 +1,8 @@
 """What configurations of decoder-only language models are refused for, in one way."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from memplan.errors import ModelConfigError
 from memplan.formulas.layers import ACTIVATIONS
 
@@ -64,3 +67,11 @@ def check_architectures(architectures: tuple[str, ...] | None) -> None:
                 f"Training a {architecture} is not covered.",
                 hint='Set "architectures" in its config.json to a causal LM.',
             )
+
+
+def rotated_features(
+    head_size: int, factor: float, rope_parameters: Mapping[str, Any] | None
+) -> int:
+    """How many of a head are rotated; newer files have the factor among the others."""
+    factor = (rope_parameters or {}).get("partial_rotary_factor", factor)
+    return int(head_size * factor)

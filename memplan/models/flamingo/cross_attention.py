@@ -6,7 +6,15 @@ K size of a head, D hidden size.
 
 from dataclasses import dataclass
 
-from memplan.formulas.layers import activation, add, copy, layer_norm, multiply, scale
+from memplan.formulas.layers import (
+    activation,
+    add,
+    copy,
+    layer_norm,
+    masked_fill,
+    multiply,
+    scale,
+)
 from memplan.formulas.linear import linear
 from memplan.formulas.parameters import Shape
 from memplan.formulas.plain_attention import matmul, softmax
@@ -101,11 +109,6 @@ def attend(
     if mask_shape is not None:
         del text_to_media_mask
     return projected
-
-
-def masked_fill(t: Tape, x: Tensor, mask: Tensor) -> Tensor:
-    """`x.masked_fill(mask, number)`: saves the mask."""
-    return t.apply("masked_fill", (x,), x.shape, x.dtype, saved=(mask,))
 
 
 def feed_forward(t: Tape, hidden_act: str, x: Tensor) -> Tensor:
