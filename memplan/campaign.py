@@ -78,19 +78,15 @@ def read_campaign(file: Path | None = None) -> tuple[Entry, ...]:
 
 
 def sized_to(
-    entries: Iterable[Entry],
-    gpu: str,
-    total_bytes: int,
-    card: Mapping[str, Any] | None = None,
+    entries: Iterable[Entry], total_bytes: int, gpu: str | None = None
 ) -> tuple[Sized, ...]:
-    """Each entry on that card; what cannot fit there says so.
+    """Each entry on a card of that size; what cannot fit there says so.
 
     Args:
-        gpu: the slug of the card.
         total_bytes: what the card has.
-        card: fields of a plan that say more of it, as `gpu_memory_bytes`.
+        gpu: its slug; None where it is not in the catalogue.
     """
-    here = {"gpu": gpu, **(card or {})}
+    here = {} if gpu is None else {"gpu": gpu}
     return tuple(_sized(entry, here, total_bytes) for entry in entries)
 
 

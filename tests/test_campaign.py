@@ -50,7 +50,7 @@ TRICKS = {
 
 
 def on(slug):
-    return sized_to(CAMPAIGN, slug, find_gpu(slug).total_bytes)
+    return sized_to(CAMPAIGN, find_gpu(slug).total_bytes, slug)
 
 
 @pytest.mark.parametrize("entry", CAMPAIGN, ids=lambda entry: entry.name)
@@ -125,7 +125,7 @@ def test_a_batch_that_fills_is_the_largest_that_does():
     entry = Entry(
         name="gpt2.fills", group="", plan=TrainingPlan(model="gpt2"), batch="fills"
     )
-    sized = sized_to([entry], "rtx-4090", 10 * GiB, {"gpu_memory_bytes": 10 * GiB})[0]
+    sized = sized_to([entry], 10 * GiB)[0]
     larger = replace(
         sized.entry.plan,
         per_device_train_batch_size=sized.entry.plan.per_device_train_batch_size + 1,
@@ -135,7 +135,7 @@ def test_a_batch_that_fills_is_the_largest_that_does():
 
 def test_a_plan_without_an_estimate_is_run_all_the_same():
     plan = TrainingPlan(model="gpt2", attn_implementation="cudnn")
-    sized = sized_to([Entry(name="it", group="", plan=plan)], "h100-80gb", GiB)[0]
+    sized = sized_to([Entry(name="it", group="", plan=plan)], GiB)[0]
     assert sized.needed_bytes is None
     assert not sized.left_out
 
