@@ -17,6 +17,8 @@ from memplan.rehearsal import Subject, has_something_to_report, most_loaded, rep
 from memplan.report import MemoryReport, RankMemory
 
 Named = tuple[Path, CaptureFile]
+LOCAL_RANK = ("--local-rank", "--local_rank")
+"""What `torch.distributed.launch` gives to each process."""
 
 
 def gathered(captures: Sequence[Named]) -> CaptureFile:
@@ -99,21 +101,28 @@ def _check_alike(one: Named, other: Named) -> None:
                 hint="Only processes of torchrun and the like know; --redact takes it "
                 "out: gather first.",
             )
-    report, other_report = capture.report, other_capture.report
-    is_same_program = (report.plan, report.command) == (
-        other_report.plan,
-        other_report.command,
-    )
+    is_same_program = _programs(capture) == _programs(other_capture)
     if first != second or not is_same_program:
         raise CaptureFileError(
             f"{path} and {other_path} are of different "
-            f"{'jobs' if first != second else 'commands'}.",
+            f"{'jobs' if first != second else 'programs'}.",
             hint=f"Hold them against each other: memplan diff {path} {other_path}",
         )
 
 
 def _jobs(capture: CaptureFile) -> set[str]:
     return {process["job"] for process in capture.processes if process.get("job")}
+
+
+def _programs(capture: CaptureFile) -> set[tuple[str, ...]]:
+    """What its processes run: the launchers of two machines differ in their flags."""
+    return {
+        (
+            Path(next(iter(process["argv"]), "")).name,
+            *(w for w in process["argv"][1:] if not w.startswith(LOCAL_RANK)),
+        )
+        for process in capture.processes
+    }
 
 
 def _check_ranks(captures: Sequence[Named]) -> None:

@@ -74,10 +74,22 @@ def test_files_of_different_jobs_are_for_diff(nodes):
     assert "memplan diff a.mplan b.mplan" in caught.value.hint
 
 
-def test_files_of_different_commands_are_for_diff(nodes):
-    other = node(rank(2), rank(3), command=("python", "other.py"))
-    with pytest.raises(CaptureFileError, match="different commands"):
+def test_files_of_different_programs_are_for_diff(nodes):
+    other = node(rank(2, argv=["other.py"]), rank(3, argv=["other.py"]))
+    with pytest.raises(CaptureFileError, match="different programs"):
         gathered([nodes[0], (B, other)])
+
+
+def test_launchers_differ_from_machine_to_machine():
+    nodes = [
+        node(
+            rank(2 * n, argv=[f"/disk{n}/train.py", f"--local-rank={n}", "--lr=1"]),
+            command=("torchrun", f"--node-rank={n}", "train.py", "--lr=1"),
+        )
+        for n in (0, 1)
+    ]
+    joined = gathered([(A, nodes[0]), (B, nodes[1])])
+    assert [process["rank"] for process in joined.processes] == [0, 2]
 
 
 def test_the_same_machine_twice(nodes):
