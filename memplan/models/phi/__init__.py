@@ -13,6 +13,6 @@ FAMILY = Family(
     kv_bytes_per_token=lambda config, item_bytes: (
         2 * config.num_hidden_layers * config.kv_heads * config.head_size * item_bytes
     ),
-    lora_targets=("q_proj", "v_proj"),
+    lora_targets=("q_proj", "v_proj", "fc1", "fc2"),
     check=check,
 )

@@ -13,6 +13,6 @@ FAMILY = Family(
     kv_bytes_per_token=lambda config, item_bytes: (
         2 * config.num_hidden_layers * config.kv_heads * config.head_size * item_bytes
     ),
-    lora_targets=("qkv_proj", "o_proj"),
+    lora_targets=("qkv_proj", "o_proj"),  # PEFT has no default for it
     check=check,
 )
