@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from memplan.accuracy import accuracy
-from memplan.cases import Engine, Errors
+from memplan.cases import Engine
 from memplan.files import whole_file
 from memplan.units import format_gib
 from memplan.validate import Validation
@@ -23,11 +23,13 @@ from memplan.views.pictures import (
 from memplan.views.validation import (
     HEADINGS,
     NUM_WORST,
+    Row,
     case_line,
     cells_of,
-    error_rows,
+    component_rows,
     fits_line,
     heading_of,
+    peak_rows,
     signed,
     trick_rows,
 )
@@ -114,9 +116,10 @@ def _records(
     yield f"## {validation.reference.capitalize()} records"
     yield f"{heading_of(validation)}."
     yield "\n".join(f"- {fits_line(validation, e)}" for e in validation.engines)
+    yield _errors_tables(validation, "peak", peak_rows)
     tables = {
         "peaks": _peaks_table(validation),
-        "components": _errors_tables(validation, "component", error_rows),
+        "components": _errors_tables(validation, "component", component_rows),
         "settings": _errors_tables(validation, "plans that set", trick_rows),
     }
     for picture in pictures_of(validation):
@@ -158,7 +161,7 @@ def _peaks_table(validation: Validation) -> str:
 def _errors_tables(
     validation: Validation,
     first: str,
-    rows_of: Callable[[Validation, Engine], list[tuple[str, Errors]]],
+    rows_of: Callable[[Validation, Engine], list[Row]],
 ) -> str:
     """One table, the engines below each other."""
     rows = [

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from memplan.cases import COMPONENTS, Case, Engine, Errors
+from memplan.cases import COMPONENTS, Case, Engine
 from memplan.units import GiB
 from memplan.validate import Validation
-from memplan.views.validation import error_rows, signed, trick_rows
+from memplan.views.validation import Row, component_rows, signed, trick_rows
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -38,7 +38,7 @@ MADE_UP = re.compile(r"(?:defs-|clip|trace|legend)([0-9a-f]{6})")
 """Names by chance, in what plotly draws."""
 
 
-Rows = dict[Engine, list[tuple[str, list[float]]]]
+Points = dict[Engine, list[tuple[str, list[float]]]]
 """Names with their errors, by engine."""
 
 
@@ -80,7 +80,7 @@ def pictures_of(validation: Validation) -> Iterator[Picture]:
     yield Picture(
         name="components",
         title="Error by component",
-        alternative=_rows_text(validation, "component", error_rows),
+        alternative=_rows_text(validation, "component", component_rows),
         draw=lambda: _components(validation),
     )
     yield Picture(
@@ -169,7 +169,7 @@ def _dots(
 
 
 def _components(validation: Validation) -> "go.Figure":
-    rows: Rows = {
+    rows: Points = {
         engine: [
             (name.replace("_", " "), _errors(validation.of(engine), name))
             for name in COMPONENTS
@@ -180,7 +180,7 @@ def _components(validation: Validation) -> "go.Figure":
 
 
 def _settings(validation: Validation) -> "go.Figure":
-    rows: Rows = {
+    rows: Points = {
         engine: [
             (_as_label(name), _errors(cases, "allocated"))
             for name, cases in validation.by_trick(engine).items()
@@ -190,7 +190,7 @@ def _settings(validation: Validation) -> "go.Figure":
     return _spread(rows, "error of the allocated peak")
 
 
-def _spread(rows: Rows, title: str) -> "go.Figure":
+def _spread(rows: Points, title: str) -> "go.Figure":
     """Every error as a point beside a box of its kind."""
     import plotly.graph_objects as go
 
@@ -268,7 +268,7 @@ def _peaks_text(validation: Validation) -> str:
 def _rows_text(
     validation: Validation,
     what: str,
-    rows: Callable[[Validation, Engine], list[tuple[str, Errors]]],
+    rows: Callable[[Validation, Engine], list[Row]],
 ) -> str:
     said = []
     for engine in validation.engines:

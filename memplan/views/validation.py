@@ -17,6 +17,7 @@ from memplan.views.tables import labelled, print_lines
 SCHEMA_VERSION = 1
 NUM_WORST = 10
 NUM_SKIPPED = 20
+Row = tuple[str, Errors]
 HEADINGS = ("cases", "median", "mean", "95%", "worst", "too low")
 NOTHING = {
     "measured": "There is no measured record here: nothing was held against a card.",
@@ -69,13 +70,17 @@ def fits_line(validation: Validation, engine: Engine) -> str:
     )
 
 
-def error_rows(validation: Validation, engine: Engine) -> list[tuple[str, Errors]]:
-    """The peaks, then the components, as far as there are cases."""
-    found = [(term, validation.errors(engine, term)) for term in (*PEAKS, *COMPONENTS)]
-    return [(term.replace("_", " "), e) for term, e in found if e is not None]
+def peak_rows(validation: Validation, engine: Engine) -> list[Row]:
+    """Allocated, reserved, and on the device."""
+    return _rows(validation, engine, PEAKS)
 
 
-def trick_rows(validation: Validation, engine: Engine) -> list[tuple[str, Errors]]:
+def component_rows(validation: Validation, engine: Engine) -> list[Row]:
+    """The six, as parts of the allocated peak."""
+    return _rows(validation, engine, COMPONENTS)
+
+
+def trick_rows(validation: Validation, engine: Engine) -> list[Row]:
     """The allocated peak by what the plans set."""
     found = [
         (trick, errors_of(cases, "allocated"))
@@ -97,8 +102,11 @@ def cells_of(errors: Errors) -> tuple[str, ...]:
 
 
 def signed(fraction: float | None) -> str:
-    """`-2.31%`."""
-    return "-" if fraction is None else f"{fraction:+.2%}"
+    """`-2.31%`; what rounds to nothing has no sign."""
+    if fraction is None:
+        return "-"
+    text = f"{fraction:+.2%}"
+    return "0.00%" if text in ("+0.00%", "-0.00%") else text
 
 
 def case_line(case: Case, reference: str) -> str:
@@ -145,6 +153,14 @@ def as_data(validation: Validation) -> dict[str, Any]:
     }
 
 
+def _rows(validation: Validation, engine: Engine, terms: Sequence[str]) -> list[Row]:
+    """Those that there are cases for."""
+    found = [
+        (term.replace("_", " "), validation.errors(engine, term)) for term in terms
+    ]
+    return [(name, errors) for name, errors in found if errors is not None]
+
+
 def _errors_data(errors: Errors | None) -> dict[str, Any] | None:
     return None if errors is None else asdict(errors)
 
@@ -165,15 +181,15 @@ def _case_data(case: Case) -> dict[str, Any]:
 
 def _of_engine(validation: Validation, engine: Engine) -> list[RenderableType]:
     """The errors of one kind of prediction, by term and by trick."""
-    rows = error_rows(validation, engine)
-    if not rows:
+    peaks = peak_rows(validation, engine)
+    if not peaks:
         return []
-    num_peaks = sum(name in PEAKS for name, _ in rows)
+    components = component_rows(validation, engine)
     parts: list[RenderableType] = [
         Text(""),
-        _table(f"{engine}, peaks", rows[:num_peaks]),
+        _table(f"{engine}, peaks", peaks),
         Text(""),
-        _table("components, of the allocated peak", rows[num_peaks:]),
+        _table("components, of the allocated peak", components),
     ]
     tricks = trick_rows(validation, engine)
     if len(tricks) > 1:
@@ -181,7 +197,7 @@ def _of_engine(validation: Validation, engine: Engine) -> list[RenderableType]:
     return parts
 
 
-def _table(title: str, rows: Sequence[tuple[str, Errors]]) -> Table:
+def _table(title: str, rows: Sequence[Row]) -> Table:
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column(title, overflow="fold")
     for heading in HEADINGS:
