@@ -141,6 +141,16 @@ def _plain_to_dynamo(before: Callable[..., Any], now: Callable[..., Any]) -> Non
             setattr(module, PLAIN_CALL, now)
 
 
+def forget_in_dynamo() -> None:
+    """Have Dynamo look up anew which functions are PyTorch's own, by what they are.
+
+    If it was imported while some of them were replaced, it knows the replacements.
+    """
+    rules: Any = sys.modules.get("torch._dynamo.trace_rules")
+    if rules is not None:
+        rules.clear_lru_cache()
+
+
 def is_tracing() -> bool:
     """Whether a compiler is at work: what it calls is not yet the program running."""
     return torch.compiler.is_compiling() or TracingContext.try_get() is not None

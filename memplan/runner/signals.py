@@ -15,7 +15,7 @@ from torch.optim import optimizer as optimizers
 from torch.utils.hooks import RemovableHandle
 
 from memplan.runner.model import ModelSize, model_size
-from memplan.runner.modules import ModuleCalls, is_tracing
+from memplan.runner.modules import ModuleCalls, forget_in_dynamo, is_tracing
 from memplan.runner.patches import Patches
 from memplan.runner.phases import Timeline
 from memplan.runner.witness import Witness
@@ -101,6 +101,7 @@ class Signals:
         self.is_attached = False
         self.modules.detach()
         self._patches.restore()
+        forget_in_dynamo()
         for hook in self._hooks:
             hook.remove()
 

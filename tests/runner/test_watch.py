@@ -256,3 +256,30 @@ def test_a_wrapper_that_the_program_kept_passes_straight_on(on_card):
         """,
     )
     assert said == [1, 1, 1]
+
+
+def test_a_compiled_region_becomes_the_plain_one_again(on_card):
+    code = """
+        class Model(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inner = nn.Linear(64, 64)
+
+            def forward(self, batch):
+                return nn.functional.mse_loss(self.inner(batch), batch)
+
+        watch = new_watch()
+        if {watches}:
+            watch.attach()
+        compiled = torch.compile(Model().cuda(), backend="aot_eager")
+        batch = torch.randn(8, 64, device="cuda")
+        compiled(batch).backward()
+        watch.detach()
+        from torch._dynamo.utils import counters
+        before = counters["stats"]["calls_captured"]
+        if {watches}:
+            compiled(batch).backward()
+        say(counters["stats"]["calls_captured"] - before if {watches} else before)
+    """
+    plain = on_card(MODEL, WATCH, code.format(watches=False))
+    assert on_card(MODEL, WATCH, code.format(watches=True)) == plain
