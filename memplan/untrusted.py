@@ -9,14 +9,13 @@ from typing import Any, NoReturn
 
 MOST_DIGITS = 19
 """2**63 has so many: no count and no size of anything is longer."""
-LAYOUT = "\n\t"
-"""Control characters that only move on."""
 
 
 def plain_data(text: str | bytes) -> Any:
     """What a JSON text says, its control characters made visible.
 
-    A terminal obeys what names contain: escape sequences would move its cursor.
+    A terminal obeys what names contain: escape sequences would move its cursor, and
+    the end of a line would begin one of the file's own.
 
     Raises:
         ValueError: it is no JSON, nested too deeply, or has numbers beyond measure.
@@ -45,9 +44,7 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(
-        char
-        if char.isprintable() or char in LAYOUT
-        else char.encode("unicode_escape").decode("ascii")
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
         for char in text
     )
 
