@@ -103,7 +103,7 @@ def as_svg(picture: Picture) -> str:
     try:
         svg: bytes = picture.draw().to_image(format="svg")
     except (RuntimeError, OSError, TimeoutError) as error:
-        first = str(error).strip().partition("\n")[0]
+        first = str(error).strip().partition("\n")[0].rstrip(".")
         raise PictureError(
             f"kaleido made no picture ({first or type(error).__name__}): it needs "
             "Chrome or Chromium, which plotly_get_chrome installs"

@@ -13,7 +13,13 @@ from memplan.records import Found, measured_folder, records_under
 from memplan.replay import Replays, replays_folder
 from memplan.validate import validate
 from memplan.views.accuracy_page import NAMES, NO_PICTURE, page_of, write_page
-from memplan.views.pictures import PictureError, as_svg, pictures_of, problem
+from memplan.views.pictures import (
+    Picture,
+    PictureError,
+    as_svg,
+    pictures_of,
+    problem,
+)
 
 DOCS = Path(__file__).parents[2] / "docs"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
@@ -124,6 +130,23 @@ def test_a_library_that_is_missing_is_named(monkeypatch):
     module = import_module("memplan.views.pictures")
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     assert problem() == "plotly is not installed: pip install 'memplan[images]'"
+
+
+def test_a_browser_that_is_missing_is_named(monkeypatch):
+    class Figure:
+        def to_image(self, format):
+            raise RuntimeError("\n\nKaleido requires Google Chrome.\n\nRun this:\n")
+
+    monkeypatch.setattr(
+        import_module("memplan.views.pictures"), "problem", lambda: None
+    )
+    picture = Picture(name="peaks", title="", alternative="", draw=Figure)
+    with pytest.raises(PictureError) as raised:
+        as_svg(picture)
+    assert str(raised.value) == (
+        "kaleido made no picture (Kaleido requires Google Chrome): it needs Chrome or "
+        "Chromium, which plotly_get_chrome installs"
+    )
 
 
 # ---- with plotly ----
