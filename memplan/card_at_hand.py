@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 from memplan.errors import DeviceError
@@ -51,7 +50,6 @@ def card_at_hand(interpreter: str) -> CardAtHand:
     )
 
 
-@cache
 def _ask(interpreter: str) -> dict[str, Any]:
     """Run `probe.py` there; a user's sitecustomize may print before it does."""
     environment = {k: v for k, v in os.environ.items() if k != "MEMPLAN_RUNNER"}

@@ -150,6 +150,7 @@ def report_of(capture: Capture, subject: Subject) -> MemoryReport:
         assumptions=(
             *subject.assumptions,
             *_assumptions(capture),
+            *_others(capture),
             *(_reads(capture) if subject.plan is None else ()),
         ),
         unsupported=_unsupported(capture["unsupported"]),
@@ -193,6 +194,17 @@ def _outside(capture: Capture) -> tuple[int, int | None]:
         return total, None
     came = split["at_end_bytes"] - split["at_start_bytes"]
     return max(total - (split["others_bytes"] or 0), 0), max(came, 0)
+
+
+def _others(capture: Capture) -> list[str]:
+    """Of a card that was not this process's alone."""
+    split = capture["outside"]
+    if split is None or split["others_bytes"] == 0:
+        return []
+    if split["others_bytes"] is None:
+        return ["what others held of the card cannot be told apart, and is counted"]
+    size = format_gib(split["others_bytes"])
+    return [f"other processes held {size} of the card, which is not counted"]
 
 
 def _host(seen: Mapping[str, Any] | None) -> HostMemory | None:

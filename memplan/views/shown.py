@@ -18,8 +18,9 @@ from memplan.breakdown import Breakdown, Row, folded
 from memplan.report import MemoryReport, PhaseMemory, RankMemory
 from memplan.units import format_gib
 from memplan.views.curve import curve_of
+from memplan.views.measured import ranks_table
 from memplan.views.rehearsed import phases_table
-from memplan.views.tables import figures_table, print_lines
+from memplan.views.tables import print_lines
 from memplan.views.terminal import LABELS
 
 BAR_WIDTH = 24
@@ -73,19 +74,7 @@ def show_phases(report: MemoryReport, console: Console | None = None) -> None:
 
 def show_ranks(ranks: Sequence[RankMemory], console: Console | None = None) -> None:
     """Print one line a rank."""
-    table = figures_table("rank", "node", "allocated", "reserved", "device")
-    table.add_column("ended", overflow="fold")
-    for rank in ranks:
-        is_known = rank.device_bytes > 0
-        table.add_row(
-            str(rank.rank),
-            str(rank.node),
-            format_gib(rank.allocated_bytes) if is_known else "-",
-            format_gib(rank.reserved_bytes) if is_known else "-",
-            format_gib(rank.device_bytes) if is_known else "-",
-            Text(": ".join(filter(None, (rank.ended.replace("_", " "), rank.error)))),
-        )
-    _print(console, table)
+    _print(console, ranks_table(ranks))
 
 
 def show_curve(
@@ -121,8 +110,7 @@ def _parts(rows: Sequence[Row], indent: str) -> Iterator[tuple[str, Row]]:
 
 
 def _label(breakdown: Breakdown, row: Row) -> str:
-    name = LABELS.get(row.name, row.name) if breakdown.by == "component" else row.name
-    return name.replace("\n", "\\n").replace("\t", "\\t")
+    return LABELS.get(row.name, row.name) if breakdown.by == "component" else row.name
 
 
 def _style(row: Row) -> str:

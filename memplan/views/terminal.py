@@ -19,6 +19,7 @@ from memplan.report import MemoryReport
 from memplan.units import format_count, format_gib
 from memplan.views.command import command_of
 from memplan.views.hints import next_command
+from memplan.views.measured import host, outside, ranks, rates, times
 from memplan.views.rehearsed import (
     holders_table,
     marked_table,
@@ -105,6 +106,8 @@ def _as_run(report: MemoryReport) -> list[RenderableType]:
         parts += [Text(""), Text(title), phases_table(steady)]
     if report.marked:
         parts += [Text(""), Text("Marked in the program"), marked_table(report.marked)]
+    if report.ranks:
+        parts += [Text(""), Text("Every rank, at its own peak"), ranks(report.ranks)]
     if report.holders:
         title = f"The {len(report.holders)} largest at the peak"
         parts += [Text(""), Text(title), holders_table(report.holders)]
@@ -136,6 +139,10 @@ def _facts(report: MemoryReport) -> RenderableType:
         ("Model", [_model(report)] if report.model.parameters else []),
         ("Peak", [_where(report)]),
         ("Budget", [_need(report)]),
+        ("Outside", outside(report)),
+        ("Time", times(report.timing)),
+        ("Rate", rates(report.timing)),
+        ("Host", host(report)),
         ("Fragmented", _fragmentation(report)),
         ("Allocator", _allocator(report)),
         ("Unowned", _unowned(report)),
