@@ -26,6 +26,7 @@ from memplan.errors import MemplanError, RecordError
 from memplan.records import Record, read_record, same_question, write_record
 from memplan.report import MemoryReport
 from memplan.runner.training.refusals import check
+from memplan.units import GiB
 
 State = Literal[
     "finished",
@@ -44,6 +45,9 @@ LIMIT_S = 120.0
 """One plan may take so long; those of the campaign take a tenth of it."""
 FIRST_S = 45.0
 """What the first plan is expected to take, of which nothing is known yet."""
+S_PER_GIB = 1.0
+"""What a plan is expected to take for each GiB that it is larger than those seen: much
+of a start-up does not grow with it."""
 NEIGHBOURS = 3
 
 
@@ -75,12 +79,12 @@ class Pace:
         self._seen.append((needed_bytes or 1, seconds))
 
     def expected(self, needed_bytes: int | None) -> float:
-        """The longest that plans near it in size took, scaled up to its own."""
+        """The longest that plans near it in size took, and more if it is larger."""
         needed = needed_bytes or 1
         nearest = sorted(self._seen, key=lambda one: abs(math.log(one[0] / needed)))
         return max(
             (
-                seconds * max(1.0, needed / size)
+                seconds + S_PER_GIB * max(0, needed - size) / GiB
                 for size, seconds in nearest[:NEIGHBOURS]
             ),
             default=FIRST_S,

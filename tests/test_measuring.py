@@ -21,6 +21,7 @@ from memplan.measuring import FIRST_S, Measuring, Pace, ahead_of
 from memplan.plan import TrainingPlan
 from memplan.records import read_record, records_under
 from memplan.report import OutOfMemory
+from memplan.units import GiB
 from memplan.views.campaign import counts_of, line_of, listed, summary_of
 
 PLAN = TrainingPlan(model="gpt2", gpu="rtx-4090")
@@ -297,20 +298,20 @@ def test_nothing_is_known_at_first():
 
 def test_a_larger_plan_is_expected_to_take_longer():
     pace = Pace()
-    pace.add(10, 2.0)
-    pace.add(20, 3.0)
-    assert pace.expected(20) == 4.0  # as the slower of both, scaled
-    assert pace.expected(40) == 8.0
-    assert pace.expected(5) == 3.0  # never less than what was seen
+    pace.add(10 * GiB, 2.0)
+    pace.add(20 * GiB, 15.0)
+    assert pace.expected(20 * GiB) == 15.0
+    assert pace.expected(40 * GiB) == 35.0
+    assert pace.expected(5 * GiB) == 15.0  # never less than what was seen
 
 
 def test_those_nearest_in_size_count():
     pace = Pace()
     for _ in range(3):
-        pace.add(2**30, 4.0)
-    pace.add(2**36, 90.0)
-    assert pace.expected(2**29) == 4.0
-    assert pace.expected(2**37) > 90
+        pace.add(GiB, 4.0)
+    pace.add(64 * GiB, 90.0)
+    assert pace.expected(GiB) == 4.0
+    assert pace.expected(65 * GiB) == 91.0
 
 
 @pytest.mark.parametrize(("processors", "ahead"), [(1, 0), (2, 0), (4, 1), (16, 2)])
