@@ -59,8 +59,8 @@ def check_degrees(plan: TrainingPlan, model: Model) -> None:
     if wanted and model.family.divide is None:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in wanted)
         raise PlanError(
-            f"{flags} cover decoder models (GPT-2 and Llama families) alone, and "
-            f"{model.name} is none.",
+            f"{flags} cover the GPT-2 and Llama families alone, and {model.name} is of "
+            "neither.",
             hint="Use --zero-stage 3 to divide it over GPUs.",
         )
     if wanted and plan.workload != "train":

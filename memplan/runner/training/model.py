@@ -42,6 +42,9 @@ CLASSES = {
     "vit": "ViTForImageClassification",
 }
 """The class of transformers that trains a model_type; BERT's config names its own."""
+SAID_BY_NULL = ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window")
+"""Fields that a null switches off; of others it asks for the library's own value, which
+some of its classes do not take it for."""
 
 
 def build_model(model: Model, dtype: torch.dtype, attention: str | None) -> nn.Module:
@@ -78,7 +81,11 @@ def build_config(model: Model) -> "PreTrainedConfig":
     """The library's configuration of the model, without a cache of keys and values."""
     from transformers import CONFIG_MAPPING
 
-    fields = {key: value for key, value in model.source.items() if value is not None}
+    fields = {
+        key: value
+        for key, value in model.source.items()
+        if value is not None or key in SAID_BY_NULL
+    }
     config: PreTrainedConfig = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
     complete(config)
     return config

@@ -45,6 +45,27 @@ def test_a_config_json_is_read_by_the_library_itself(tmp_path):
     assert not config.use_cache
 
 
+@pytest.mark.parametrize(
+    ("model_type", "key"),
+    [("mistral", "sliding_window"), ("gemma2", "final_logit_softcapping")],
+)
+def test_a_null_switches_off_what_it_says(tmp_path, model_type, key):
+    file = tmp_path / "config.json"
+    fields = {
+        "model_type": model_type,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "vocab_size": 100,
+        "pad_token_id": None,
+        key: None,
+    }
+    file.write_text(json.dumps(fields))
+    assert getattr(build_config(find_model(str(file))), key) is None
+
+
 def test_bert_is_built_as_the_class_its_config_names(tmp_path):
     file = tmp_path / "config.json"
     file.write_text(
