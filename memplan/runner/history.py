@@ -6,18 +6,17 @@ bytes, and a block is gone when `free_completed` says so: the sum over what is a
 then the allocator's own `requested_bytes`.
 """
 
-import os
 import pickle
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from memplan.files import whole_file
 from memplan.runner.lines import Frame
 from memplan.runner.patches import Patches
 
@@ -259,12 +258,8 @@ def write_snapshot(snapshot: dict[str, Any], path: Path, rank: int) -> None:
     Whole or not at all. That it cannot be written is no reason to lose the rest.
     """
     own = path.with_stem(f"{path.stem}-rank{rank}") if rank else path
-    unfinished = own.with_name(f".{own.name}.{os.getpid()}")
     try:
-        with unfinished.open("wb") as file:
+        with whole_file(own, overwrite=True) as file:
             pickle.dump(snapshot, file, protocol=4)
-        unfinished.replace(own)
     except OSError as error:
         print(f"memplan: {own} is not written: {error.strerror}", file=sys.stderr)
-        with suppress(OSError):
-            unfinished.unlink()
