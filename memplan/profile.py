@@ -70,9 +70,9 @@ def profile(
         UnfinishedError: the program failed; what was seen before is in it.
         Interrupted: by Ctrl-C, likewise.
     """
+    _check_range(rank, ranks, steps, timed_steps)
     plan = _with_ranks(plan, ranks)
     generation = generation_of(plan, _check_plan(plan))
-    _check_range(rank, ranks, steps, timed_steps)
     check_requirements(sys.executable, require)
     here = card_at_hand(sys.executable)
     lines = _other_card(plan, here)
