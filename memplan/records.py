@@ -155,6 +155,13 @@ def _problem(record: Record) -> str | None:
         return "report: it is estimated, and nothing ran"
     if report.plan is None or not same_question(report.plan, record.plan):
         return "report: it is of another plan"
+    peak = report.peak
+    if record.ended == "finished" and not (
+        0 < peak.allocated_bytes <= peak.reserved_bytes <= peak.device_bytes
+    ):
+        return "report: its peaks are not in order"
+    if report.components.total != peak.allocated_bytes:
+        return "report: its components do not add up to the allocated peak"
     return None
 
 

@@ -11,6 +11,7 @@ from memplan.errors import RecordError
 from memplan.hardware import find_gpu
 from memplan.records import Record, read_record, records_under, write_record
 from memplan.rehearsal import Subject, report_of
+from memplan.report import Components
 
 PLAN = TrainingPlan(model="gpt2", gpu="rtx-4090")
 REPORT = report_of(capture(), Subject(gpu=find_gpu("rtx-4090"), plan=PLAN))
@@ -67,6 +68,11 @@ def test_the_machine_may_decide_the_card_of_a_plan(tmp_path):
         ({"report": estimate(PLAN)}, "it is estimated"),
         ({"plan": replace(PLAN, seq_len=8)}, "of another plan"),
         ({"report": replace(REPORT, plan=None)}, "of another plan"),
+        (
+            {"report": replace(REPORT, peak=replace(REPORT.peak, device_bytes=1))},
+            "not in order",
+        ),
+        ({"report": replace(REPORT, components=Components())}, "do not add up"),
     ],
 )
 def test_what_contradicts_itself_is_neither_written_nor_read(tmp_path, changes, says):
