@@ -35,6 +35,8 @@ FAMILY_OF_MODEL_TYPE = {
     "phi3": "phi3",
     "pe-net": "pe_net",
     "qwen2": "llama",
+    "qwen2_5_vl": "qwen_vl",
+    "qwen2_vl": "qwen_vl",
     "qwen3": "llama",
     "siglip": "siglip",
     "vit": "vit",

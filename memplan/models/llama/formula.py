@@ -58,19 +58,21 @@ def decoder(
     L: int,
     name: str = "model",
     feed_forward: Body | None = None,
+    num_tables: int = 1,
 ) -> Tensor:
     """`LlamaModel.forward` from the embeddings on: all layers and the last norm.
 
     `L` is the whole sequence, of which the embeddings can be a shard. `feed_forward`
-    stands in the place of the MLP.
+    stands in the place of the MLP. With `num_tables` every sample is rotated by angles
+    of its own, where pictures stand in it (M-RoPE).
     """
     with t.scope(name):
         B = inputs_embeds.shape[0]
         dtype = inputs_embeds.dtype
         positions = t.tensor((1, L), "int64")
         mask = causal_mask(t, (B, L, L), dtype, config.window)
-        cosines = t.tensor((1, 1, L, config.head_size), dtype)
-        sines = t.tensor((1, 1, L, config.head_size), dtype)
+        cosines = t.tensor((num_tables, 1, L, config.head_size), dtype)
+        sines = t.tensor((num_tables, 1, L, config.head_size), dtype)
         mlp = feed_forward or partial(_mlp, config)
         layer = DecoderLayer(config, mask, positions, cosines, sines, mlp)
         hidden_states = t.view(inputs_embeds, inputs_embeds.shape)

@@ -28,7 +28,9 @@ def forward(t: Tape, config: LlavaConfig, batch: Batch) -> Tensor:
     check_prompt(batch, config.num_image_tokens)
     text = config.text_config
     with t.scope("model.language_model.embed_tokens"):
-        table = t.weight("weight", (text.vocab_size, text.hidden_size))
+        table = t.weight(
+            "weight", (text.vocab_size, text.hidden_size), is_tied=config.ties_head
+        )
     with t.scope("model"):
         hidden_states, image_features = multimodal_states(t, config, batch, table)
     with t.scope("lm_head"):

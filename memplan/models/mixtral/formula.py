@@ -20,7 +20,11 @@ from memplan.models.mixtral.config import MixtralConfig
 def forward(t: Tape, config: MixtralConfig, batch: Batch) -> Tensor:
     """`MixtralForCausalLM.forward` with labels: the loss."""
     with t.scope("model.embed_tokens"):
-        table = t.weight("weight", (config.vocab_size, config.hidden_size))
+        table = t.weight(
+            "weight",
+            (config.vocab_size, config.hidden_size),
+            is_tied=config.tie_word_embeddings,
+        )
     inputs_embeds = token_embedding(t, table, (batch.size, batch.seq_len))
     hidden_states = decoder(
         t,

@@ -13,6 +13,7 @@ from memplan.runner.training.attention import implementation
 from memplan.runner.training.batch import make_batch
 from memplan.runner.training.checkpointing import enable_checkpointing
 from memplan.runner.training.ema import Averages
+from memplan.runner.training.grids import tell_grids
 from memplan.runner.training.model import build_model, set_ties
 from memplan.runner.training.optimizer import keep_embeddings_in_32bit, recipe_of
 from memplan.runner.training.parallel import (
@@ -45,6 +46,7 @@ def assemble(
     trained = trained_parameters(wrapped)
     with accelerator.device:
         batch = make_batch(plan, model, module, stored_dtype(plan))
+    tell_grids(module, batch)
     return Run(
         accelerator=accelerator,
         model=wrapped,

@@ -41,7 +41,9 @@ def make_batch(
         tensors["input_ids"] = token_ids(
             config.get_text_config().vocab_size, batch.size, batch.seq_len
         )
-    if "images" in model.family.inputs:
+    if "image_grid_thw" in names:
+        tensors |= patches(config, batch)
+    elif "images" in model.family.inputs:
         tensors["pixel_values"] = pictures(batch)
         own_size = model.family.default_image_size(model.config)
         if "interpolate_pos_encoding" in names and batch.image_size != own_size:
@@ -65,6 +67,19 @@ def pictures(batch: Batch) -> torch.Tensor:
     """[B * images, 3, H, W] in fp32, as an image processor normalises them."""
     size = batch.image_size
     return torch.randn(batch.size * batch.images_per_sample, 3, size, size)
+
+
+def patches(config: Any, batch: Batch) -> Tensors:
+    """Pictures of Qwen-VL: a row for each patch, twice as for a video of two frames."""
+    vision = config.vision_config
+    side = batch.image_size // vision.patch_size
+    num_pictures = batch.size * batch.images_per_sample
+    num_values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    return {
+        "pixel_values": torch.randn(num_pictures * side**2, num_values),
+        "image_grid_thw": torch.tensor([[1, side, side]] * num_pictures),
+        "mm_token_type_ids": torch.zeros(batch.size, batch.seq_len, dtype=torch.long),
+    }
 
 
 def instruction(config: Any, batch: Batch) -> Tensors:

@@ -36,12 +36,15 @@ CLASSES = {
     "phi": "PhiForCausalLM",
     "phi3": "Phi3ForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
     "qwen3": "Qwen3ForCausalLM",
     "siglip": "SiglipModel",
     "t5": "T5ForConditionalGeneration",
     "vit": "ViTForImageClassification",
 }
 """The class of transformers that trains a model_type; BERT's config names its own."""
+
 SAID_BY_NULL = ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window")
 """Fields that a null switches off; of others it asks for the library's own value, which
 some of its classes do not take it for."""
