@@ -1,6 +1,7 @@
 """The memory of one step as a picture of characters: time to the right, bytes up."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -37,11 +38,17 @@ def curve_of(curve: Mapping[str, Any], width: int) -> RenderableType:
     lines = []
     for level in range(HEIGHT - 1, -1, -1):
         line = Text(_label(level, top).rjust(LABEL_WIDTH - 1) + " ")
-        for height, phase in zip(heights, phases, strict=True):
-            filled = round(max(height, 0) / top * HEIGHT * 8) - level * 8
-            line.append(EIGHTHS[min(max(filled, 0), 8)], COLOURS.get(phase, ""))
+        cells = [_cell(height / top, level) for height in heights]
+        for phase, run in groupby(range(len(cells)), phases.__getitem__):
+            line.append("".join(cells[index] for index in run), COLOURS.get(phase, ""))
         lines.append(line)
-    return Group(*lines, *_under(phases), Text(_below(curve, len(columns))))
+    return Group(*lines, _under(phases), Text(_below(curve)))
+
+
+def _cell(share: float, level: int) -> str:
+    """What of a column, filled to a share of the height, is on a line."""
+    eighths = round(share * HEIGHT * 8) - level * 8
+    return EIGHTHS[min(max(eighths, 0), 8)]
 
 
 def _columns(curve: Mapping[str, Any], most: int) -> list[range]:
@@ -80,21 +87,19 @@ def _label(level: int, top: int) -> str:
     return format_gib(top // 2) if level == HEIGHT // 2 - 1 else ""
 
 
-def _under(phases: Sequence[str]) -> list[Text]:
+def _under(phases: Sequence[str]) -> Text:
     """The names of phases under their columns, as far as there is room."""
     line = Text(" " * LABEL_WIDTH)
-    begin = 0
-    for end in range(1, len(phases) + 1):
-        if end == len(phases) or phases[end] != phases[begin]:
-            width, name = end - begin, phases[begin]
-            shown = name if len(name) < width else name[: max(width - 1, 0)]
-            shown = shown if len(shown) >= SHORTEST or shown == name else ""
-            line.append(shown.ljust(width), COLOURS.get(name, ""))
-            begin = end
-    return [line]
+    for name, run in groupby(phases):
+        width = len(list(run))
+        shown = name if len(name) < width else name[: width - 1]
+        if len(shown) < SHORTEST:
+            shown = ""
+        line.append(shown.ljust(width), COLOURS.get(name, ""))
+    return line
 
 
-def _below(curve: Mapping[str, Any], num_columns: int) -> str:
+def _below(curve: Mapping[str, Any]) -> str:
     """How long it took; without a clock, how much happened."""
     points, times = curve["requested_bytes"], curve["times_us"]
     if times:
