@@ -27,8 +27,8 @@ from memplan.plan import TrainingPlan
 
 Batch = Literal["fills", "exceeds"]
 
-FILLED = 0.97
-"""Of the card, by estimate: near enough for the allocator to be pressed."""
+FILLED = 0.9
+"""Of the card, by estimate: what is reserved beyond it presses the allocator."""
 EXCEEDED = 1.15
 """Beyond the error of any estimate seen so far (docs/estimate.md)."""
 LARGEST_BATCH = 2**20

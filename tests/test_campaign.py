@@ -116,7 +116,7 @@ def test_what_is_left_out_cannot_fit_and_what_is_kept_may(slug):
 def test_a_batch_is_sized_to_the_card(slug):
     total = find_gpu(slug).total_bytes
     found = {s.entry.batch: s for s in on(slug) if s.entry.plan.model == "gpt2"}
-    assert 0.85 * total < found["fills"].needed_bytes < total
+    assert 0.8 * total < found["fills"].needed_bytes < total
     assert 1.1 * total < found["exceeds"].needed_bytes < 1.5 * total
     assert not found["exceeds"].left_out
 
@@ -130,7 +130,7 @@ def test_a_batch_that_fills_is_the_largest_that_does():
         sized.entry.plan,
         per_device_train_batch_size=sized.entry.plan.per_device_train_batch_size + 1,
     )
-    assert sized.needed_bytes <= 0.97 * 10 * GiB < needed_bytes(larger)
+    assert sized.needed_bytes <= 0.9 * 10 * GiB < needed_bytes(larger)
 
 
 def test_a_plan_without_an_estimate_is_run_all_the_same():
