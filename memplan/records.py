@@ -90,16 +90,26 @@ def read_record(path: Path) -> Record:
     Raises:
         RecordError: it cannot be read, or is no record, or contradicts itself.
     """
-    from pydantic import ValidationError
-
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise ValueError("it is larger than any record")
-        record = _adapter().validate_python(plain_data(content))
     except OSError as error:
         raise RecordError.of(path, error.strerror or str(error)) from error
+    if len(content) > MOST_BYTES:
+        raise RecordError.of(path, "it is larger than any record")
+    return record_of(content, path)
+
+
+def record_of(content: str | bytes, path: Path) -> Record:
+    """The record that a text of a file is.
+
+    Raises:
+        RecordError: it is none, or contradicts itself.
+    """
+    from pydantic import ValidationError
+
+    try:
+        record = _adapter().validate_python(plain_data(content))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole"

@@ -65,7 +65,7 @@ class Replays:
         file = self.folder / f"{_key(words, allocator)}.json"
         with suppress(OSError, MemplanError):  # made anew where it is not there, or cut
             return from_json(file.read_bytes())
-        report = _run(words, allocator)
+        report = rehearsed_apart(plan, allocator)
         with suppress(OSError):  # a folder that cannot be written costs the next run
             file.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(file, overwrite=True) as kept:
@@ -87,8 +87,13 @@ def as_command(words: list[str], allocator: str = "") -> str:
     return f"{SETTINGS}={shlex.quote(allocator)} {line}" if allocator else line
 
 
-def _run(words: list[str], allocator: str) -> MemoryReport:
-    """The report that `memplan rehearse` prints; what else it says is not shown."""
+def rehearsed_apart(plan: TrainingPlan, allocator: str = "") -> MemoryReport:
+    """What `memplan rehearse` prints in a process of its own; the rest is not shown.
+
+    Raises:
+        ProgramError: it cannot be rehearsed, or not here.
+    """
+    words = command_words(plan, "rehearse")
     environ = {k: v for k, v in os.environ.items() if k not in ALLOCATOR_SETTINGS}
     if allocator:
         environ[SETTINGS] = allocator

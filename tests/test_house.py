@@ -43,6 +43,7 @@ FLOORS = {
     "changes": 3,
     "caveats": 3,
     "measuring": 3,
+    "grid": 3,
     "moments": 3,
     "rank": 3,
     "recording": 3,

@@ -1,0 +1,210 @@
+"""The grid: the plans on which the closed form is held against rehearsals.
+
+    profiles/grid/axes.toml        what is varied, family by family
+    profiles/grid/plans.jsonl      the plans that were drawn from it, one a line
+    profiles/grid/rehearsed.jsonl  what each took on a virtual card, one record a line
+
+`scripts/grid` draws and rehearses. A plan that was drawn once stays what it is: what is
+kept of it is kept under its name.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from memplan.errors import MemplanError, ProfileError
+from memplan.estimate import estimate
+from memplan.plan import TrainingPlan
+from memplan.records import Found, Record, record_of
+from memplan.replay import rehearsed_apart
+from memplan.report import MemoryReport
+from memplan.runner.training.refusals import check
+from memplan.units import GiB
+
+LARGEST_BYTES = 1024 * GiB
+"""A plan beyond it is nobody's: batch and length were drawn apart."""
+MOST_DRAWS = 1000
+"""Of one plan; more, and the axes leave nothing that can be run."""
+WITHOUT_LIMIT_BYTES = 4096 * GiB
+"""Of every card: the question is what a plan needs."""
+PLANS, REHEARSED = "plans.jsonl", "rehearsed.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan of the grid. Its name is the family and a number: `llama-07`."""
+
+    name: str
+    plan: TrainingPlan
+
+    @property
+    def family(self) -> str:
+        return self.name.rpartition("-")[0]
+
+
+def grid() -> tuple[Planned, ...]:
+    """All plans of the grid, in their order."""
+    return tuple(_planned(json.loads(line)) for line in _lines(PLANS))
+
+
+def rehearsed() -> Found:
+    """What is kept of the plans of the grid, in the order in which they were run."""
+    file = _folder() / REHEARSED
+    return Found(
+        records=tuple((file, record_of(line, file)) for line in _lines(REHEARSED))
+    )
+
+
+def missing() -> tuple[Planned, ...]:
+    """The plans of which nothing is kept."""
+    kept = {record.entry for _, record in rehearsed().records}
+    return tuple(planned for planned in grid() if planned.name not in kept)
+
+
+def rehearsed_now(planned: Planned) -> Record:
+    """Rehearse a plan on a card without limit, in a process of its own.
+
+    Raises:
+        MemplanError: it cannot be rehearsed, or not here.
+    """
+    plan = replace(planned.plan, gpu_memory_bytes=WITHOUT_LIMIT_BYTES)
+    return Record(
+        entry=planned.name,
+        plan=plan,
+        ended="finished",
+        report=_in_brief(rehearsed_apart(plan)),
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def keep(record: Record) -> None:
+    """Add a record to those that are kept."""
+    with (_folder() / REHEARSED).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(record)) + "\n")
+
+
+def draw_missing() -> dict[str, int]:
+    """Draw the families that have no plans yet; how many of each."""
+    axes = read_axes()
+    there = {planned.family for planned in grid()}
+    drawn_now = {
+        family: tuple(drawn(axes, family))
+        for family in axes["family"]
+        if family not in there
+    }
+    with (_folder() / PLANS).open("a", encoding="utf-8") as file:
+        for plans in drawn_now.values():
+            file.writelines(as_line(planned) + "\n" for planned in plans)
+    return {family: len(plans) for family, plans in drawn_now.items()}
+
+
+def drawn(axes: Mapping[str, Any], family: str) -> Iterator[Planned]:
+    """The plans of a family: the same for the same seed, whatever other families are.
+
+    Raises:
+        ProfileError: the axes leave nothing that can be run.
+    """
+    own = dict(axes["family"][family])
+    num_plans, seed = own.pop("plans"), f"{axes['seed']} {family}"
+    columns = {
+        name: _balanced(values, num_plans, Random(f"{seed} {name}"))
+        for name, values in {**axes["axes"], **own}.items()
+    }
+    for number in range(num_plans):
+        first = {name: column[number] for name, column in columns.items()}
+        name = f"{family}-{number + 1:02}"
+        yield Planned(name, _runnable(first, columns, axes["never"], Random(name)))
+
+
+def as_line(planned: Planned) -> str:
+    """What a plan says beyond the defaults, as a line of plans.jsonl."""
+    given = {
+        field.name: value
+        for field, value in zip(
+            fields(TrainingPlan), asdict(planned.plan).values(), strict=True
+        )
+        if value != field.default
+    }
+    return json.dumps({"name": planned.name, **given})
+
+
+def read_axes() -> dict[str, Any]:
+    """What profiles/grid/axes.toml holds."""
+    import tomllib
+
+    return tomllib.loads((_folder() / "axes.toml").read_text(encoding="utf-8"))
+
+
+def _balanced(values: Sequence[Any], length: int, random: Random) -> list[Any]:
+    """A column in which each value comes equally often, as far as that goes."""
+    column = [values[index % len(values)] for index in range(length)]
+    random.shuffle(column)
+    return column
+
+
+def _runnable(
+    first: Mapping[str, Any],
+    columns: Mapping[str, Sequence[Any]],
+    never: Sequence[Mapping[str, Any]],
+    random: Random,
+) -> TrainingPlan:
+    """The plan of these values; if it cannot be run, one value after another moves."""
+    values = dict(first)
+    for _ in range(MOST_DRAWS):
+        plan = _plan_if_runnable(values, never)
+        if plan is not None:
+            return plan
+        name = random.choice(sorted(columns))
+        values[name] = random.choice(columns[name])
+    raise ProfileError(
+        f"No plan near {values} can be run.", hint="Widen profiles/grid/axes.toml."
+    )
+
+
+def _plan_if_runnable(
+    values: Mapping[str, Any], never: Sequence[Mapping[str, Any]]
+) -> TrainingPlan | None:
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        given |= value if isinstance(value, dict) else {name: value}
+    if any(ruled.items() <= given.items() for ruled in never):
+        return None
+    try:
+        plan = TrainingPlan(**given)
+        check(plan)
+        is_small = estimate(plan).peak.allocated_bytes <= LARGEST_BYTES
+    except MemplanError:
+        return None
+    return plan if is_small else None
+
+
+def _planned(line: dict[str, Any]) -> Planned:
+    name = line.pop("name")
+    if "lora_targets" in line:
+        line["lora_targets"] = tuple(line["lora_targets"])
+    return Planned(name, TrainingPlan(**line))
+
+
+def _in_brief(report: MemoryReport) -> MemoryReport:
+    """What an estimate is held against: of the phases, those of the steady step."""
+    return replace(
+        report,
+        phases=tuple(p for p in report.phases if p.step == report.peak.step),
+        holders=(),
+        assumptions=(),
+        host=None,
+    )
+
+
+def _lines(name: str) -> list[str]:
+    file = _folder() / name
+    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+
+
+def _folder() -> Path:
+    return Path(str(files("memplan.profiles"))) / "grid"
