@@ -111,6 +111,31 @@ def test_layer_types_are_read(report):
     assert saved(report, full) < saved(report, {**plain, "sliding_window": 64})
 
 
+@pytest.mark.parametrize("checkpointing", ["none", "every-2", "full"])
+@pytest.mark.parametrize("order", ["ssfsff", "ffffss", "sfsfsf", "sfffff", "ssssss"])
+def test_layers_in_any_order_save_what_each_saves(report, order, checkpointing):
+    def of(kinds):
+        names = {"s": "sliding_attention", "f": "full_attention"}
+        types = [names[kind] for kind in kinds]
+        changes = {"model_type": "gemma3_text", "sliding_window": 64}
+        return saved(
+            report,
+            {**changes, "layer_types": types},
+            activation_checkpointing=checkpointing,
+        )
+
+    def shared_by_layers(order):
+        """What checkpoints hold of the mask; a second pair of cosines and sines."""
+        mask = L * L if "s" in order and checkpointing != "none" else 0
+        return mask + (2 * 4 * L * K if len(set(order)) == 2 else 0)
+
+    base, every = of("f" * N), of("s" * N)
+    kept = {"none": order, "every-2": order[1::2], "full": ""}[checkpointing]
+    of_all = every - base - shared_by_layers("s")
+    expected = len(kept) and of_all * kept.count("s") // len(kept)
+    assert of(order) - base == expected + shared_by_layers(order)
+
+
 @pytest.mark.parametrize("kernel", ["math", "efficient", "flash", "cudnn"])
 def test_gemma_2_has_no_kernel(report, kernel):
     with pytest.raises(PlanError, match="Gemma 2 computes its attention step by step"):
