@@ -17,6 +17,7 @@ The components sum up to the allocator's requested bytes.
 
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,9 +69,10 @@ class Attribution:
 
     def held(self, moment: Moment) -> list[Held]:
         """What each block is that was alive at a moment."""
-        return [
+        held = [
             Held(block, self._label(block, moment.serial)) for block in moment.alive
         ]
+        return _with_buckets(held, self._tags.bucket_sizes)
 
     def place_of(self, moment: Moment) -> tuple[Place, str]:
         """Where the program was, and in which line."""
@@ -130,6 +132,22 @@ class Attribution:
         starts = self._tags.node_starts
         index = bisect_right(starts, block.born)
         return index < len(starts) and starts[index] <= block.freed
+
+
+def _with_buckets(held: Sequence[Held], sizes: Sequence[int]) -> list[Held]:
+    """DDP's own buckets by their sizes, where no history has the lines that made them.
+
+    No Python object holds them, so no note was taken of them.
+    """
+    left = Counter(sizes)
+    known = []
+    for one in held:
+        size, label = one.block.num_bytes, one.label
+        if label.role is Role.UNKNOWN and not one.block.frames and left[size]:
+            left[size] -= 1
+            label = Label(Role.SHARDING, "", "buffer of sharding")
+        known.append(Held(one.block, label))
+    return known
 
 
 def _fullest(said: Iterable[Label], num_bytes: int) -> dict[Role, Label]:

@@ -108,6 +108,16 @@ class Owners:
         for name, tensor in named_tensors_in(others, depth=2):
             self._note(tensor, Role.STATE, "", name)
 
+    def note_buckets(self, models: Iterable[torch.nn.Module]) -> None:
+        """What DDP keeps out of Python's sight, as it logs it: sizes, no addresses."""
+        sizes: list[int] = []
+        for model in models:
+            if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+                logged = model._get_ddp_logging_data()  # type: ignore[no-untyped-call]
+                said = logged.get("rebuilt_bucket_sizes") or logged.get("bucket_sizes")
+                sizes += map(int, str(said or "").replace(",", " ").split())
+        self._tags.bucket_sizes = sizes
+
     def note_all_alive(self) -> None:
         """Models that were never called, and whatever other tensors Python knows."""
         models, tensors = _alive()

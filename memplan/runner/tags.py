@@ -48,6 +48,8 @@ class Tags:
         self.phase = SETUP
         self.places: dict[int, Place] = {}
         self.notes: list[Note] = []
+        self.bucket_sizes: list[int] = []
+        """Bytes of the buckets in which DDP reduces gradients."""
         self.node_starts: list[int] = []
         """Numbers at which an autograd function was about to run."""
         self.backward_ends: list[int] = []

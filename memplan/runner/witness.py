@@ -102,4 +102,5 @@ class Witness:
         """Thoroughly: all that is alive now."""
         self._owners.note_states(trained, used, optimizers)
         self._owners.note_all_alive()
+        self._owners.note_buckets(trained)
         self.tags.put("")

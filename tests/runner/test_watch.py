@@ -60,7 +60,8 @@ STATE = """
             if name in sys.modules:
                 plain = sys.modules[name].unpatched_nn_module_call
                 seen[name] = plain is torch.nn.Module.__call__
-        seen["recording"] = torch._C._cuda_isHistoryEnabled()
+        if torch.cuda.is_initialized():  # else there is no allocator to ask
+            seen["recording"] = torch._C._cuda_isHistoryEnabled()
         return seen
 
     def changed(before, now):
@@ -283,3 +284,52 @@ def test_a_compiled_region_becomes_the_plain_one_again(on_card):
     """
     plain = on_card(MODEL, WATCH, code.format(watches=False))
     assert on_card(MODEL, WATCH, code.format(watches=True)) == plain
+
+
+def test_buckets_of_ddp_are_known_by_their_sizes(on_card):
+    content = on_card(
+        MODEL,
+        WATCH,
+        """
+        import os
+        import torch.distributed as dist
+        from memplan.runner import collectives
+
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+        dist.init_process_group(
+            "nccl", store=dist.HashStore(), rank=0, world_size=1
+        )
+        collectives.install()
+        alone, model = model, nn.parallel.DistributedDataParallel(model)
+        step(), step(), step()
+        watch = new_watch()
+        watch.attach()
+        step(), step(), step()
+        watch.detach()
+        say(watch.content("finished"))
+        dist.destroy_process_group()
+        """,
+    )
+    assert sum(content["components"].values()) == content["peak"]["requested_bytes"]
+    assert content["components"]["unattributed"] == 0
+    buckets = [b for b in content["blocks"] if b["name"] == "buffer of sharding"]
+    assert sum(b["bytes"] for b in buckets) == content["components"]["gradients"]
+
+
+def test_a_watch_that_left_before_cuda_came_up_does_nothing_then(on_card):
+    said = on_card(
+        "import torch\nfrom pathlib import Path",
+        STATE,
+        WATCH,
+        """
+        before = state()
+        watch = new_watch()
+        watch.attach()
+        watch.detach()
+        after = changed(before, state())
+        torch.empty(1, device="cuda")
+        recording = torch._C._cuda_isHistoryEnabled()
+        say([watch.content("finished")["device"], after, recording])
+        """,
+    )
+    assert said == [None, [], False]
