@@ -16,7 +16,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ PROCESS = re.compile(r"processes/(0|[1-9][0-9]{0,5})\.json")
 MOST_BYTES = 128 * MiB
 """Of all that is unpacked: as Python objects it may take twenty times as much."""
 MOST_BYTES_OF_A_MEMBER = 16 * MiB
+MOST_BYTES_OF_DETAILS = 32 * MiB
+"""Blocks and curves of all processes together, as they are written."""
 MOST_BYTES_OF_A_LIST = 8 * MiB
 """Of the zip's list of members, at the end of the file."""
 DETAILS = ("blocks", "curve")
@@ -148,39 +150,55 @@ def _packed(capture: CaptureFile) -> bytes:
 def _members(capture: CaptureFile) -> Iterator[tuple[str, str]]:
     """Names and texts, in the order in which they are read."""
     report = to_json(capture.report, indent=None)
-    processes, left_out = _fitting(capture, MOST_BYTES - len(report) - MiB)
+    processes, left_out = _fitting(
+        capture.processes, MOST_BYTES - len(report) - MOST_BYTES_OF_A_LIST
+    )
     header = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "memplan_version": capture.report.memplan_version,
         "is_redacted": capture.is_redacted,
-        "left_out": left_out,
+        "left_out": sorted(left_out.union(capture.left_out)),
     }
     yield HEADER, json.dumps(header)
     yield REPORT, report
-    for index, text in enumerate(processes):
-        yield f"processes/{index}.json", text
+    for number, index in enumerate(sorted(processes)):
+        yield f"processes/{number}.json", processes[index]
 
 
-def _fitting(capture: CaptureFile, room: int) -> tuple[list[str], list[int]]:
-    """What readers take, the most loaded ranks first; and whose details they do not.
+def _fitting(
+    processes: Sequence[Process], room: int
+) -> tuple[dict[int, str], set[int]]:
+    """What readers take, by number; and the ranks that are not there with all they saw.
 
-    A job of thousands of ranks has more to say than anybody wants to load.
+    A job of thousands of ranks has more to say than anybody wants to load: of all of
+    them what there is in short, and in full the most loaded.
     """
-    processes = capture.processes
     texts: dict[int, str] = {}
-    left_out = set(capture.left_out)
-    for index in sorted(range(len(processes)), key=lambda i: -_load(processes[i])):
-        process = processes[index]
-        for content in (process, _without_details(process)):
-            text = json.dumps(content, separators=(",", ":"))
-            if len(text) <= min(room, MOST_BYTES_OF_A_MEMBER):
-                texts[index] = text
-                room -= len(text)
-                break
-        if index not in texts or content is not process:
-            left_out.add(process["rank"])
-    return [texts[index] for index in sorted(texts)], sorted(left_out)
+    in_order = sorted(range(len(processes)), key=lambda index: -_load(processes[index]))
+    for index in in_order:
+        text = _text(_without_details(processes[index]))
+        if len(text) <= min(room, MOST_BYTES_OF_A_MEMBER):
+            texts[index] = text
+            room -= len(text)
+    left_out = {
+        process["rank"]
+        for index, process in enumerate(processes)
+        if index not in texts or any(process.get(name) for name in DETAILS)
+    }
+    room = min(room, MOST_BYTES_OF_DETAILS)
+    for index in filter(texts.__contains__, in_order):
+        text = _text(processes[index])
+        room -= len(text) - len(texts[index])
+        if room < 0 or len(text) > MOST_BYTES_OF_A_MEMBER:
+            break
+        texts[index] = text
+        left_out.discard(processes[index]["rank"])
+    return texts, left_out
+
+
+def _text(process: Process) -> str:
+    return json.dumps(process, separators=(",", ":"))
 
 
 def _load(process: Process) -> int:

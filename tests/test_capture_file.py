@@ -14,6 +14,7 @@ from memplan import capture_file as module
 from memplan.capture_file import read_capture, write_capture
 from memplan.errors import CaptureFileError
 from memplan.process import process_of
+from memplan.report import to_json
 
 HERE = Path(__file__).parent
 
@@ -107,11 +108,27 @@ def test_where_ranks_are_too_many_the_less_loaded_lose_details(tmp_path, monkeyp
     ]
     processes = [capture(rank=rank, world_size=8, blocks=blocks) for rank in range(8)]
     processes[5]["peak"]["reserved_bytes"] *= 2
-    monkeypatch.setattr(module, "MOST_BYTES", 3 * 2**20)
+    monkeypatch.setattr(module, "MOST_BYTES_OF_DETAILS", 3 * 2**20)
     write_capture(capture_file(*processes), tmp_path / "run.mplan")
     read = read_capture(tmp_path / "run.mplan")
     assert [process["rank"] for process in read.processes] == list(range(8))
-    kept = [process["rank"] for process in read.processes if process.get("blocks")]
-    assert 5 in kept
-    assert read.left_out == tuple(rank for rank in range(8) if rank not in kept)
-    assert read.left_out
+    assert [len(process["steps"]) for process in read.processes] == [3] * 8
+    kept = [process["rank"] for process in read.processes if process["blocks"]]
+    assert kept == [0, 1, 5]
+    assert read.left_out == (2, 3, 4, 6, 7)
+
+
+def test_of_more_ranks_than_anybody_reads_the_most_loaded_are_there(
+    tmp_path, monkeypatch
+):
+    processes = [capture(rank=rank, world_size=100) for rank in range(100)]
+    processes[77]["peak"]["reserved_bytes"] *= 2
+    whole = capture_file(*processes)
+    room = 50_000 + len(to_json(whole.report, indent=None))
+    monkeypatch.setattr(module, "MOST_BYTES", module.MOST_BYTES_OF_A_LIST + room)
+    write_capture(whole, tmp_path / "run.mplan")
+    read = read_capture(tmp_path / "run.mplan")
+    ranks = [process["rank"] for process in read.processes]
+    assert 77 in ranks
+    assert 5 < len(ranks) < 40
+    assert set(read.left_out) == set(range(100)) - set(ranks)
