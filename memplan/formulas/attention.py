@@ -171,6 +171,7 @@ def scaled_dot_product(
         trains_mask=mask is not None and mask.edge is not None,
         dropout=dropout_probability,
         trains=any(x.edge is not None for x in (q, k, v)),
+        value_size=v.shape[3],
     )
     kernel = _kernel(t, call)
     if mask is not None:
@@ -194,7 +195,7 @@ def scaled_dot_product(
     output = t.apply(
         f"{kernel} attention",
         inputs,
-        q.shape,
+        (*q.shape[:3], v.shape[3]),
         q.dtype,
         saved=inputs,
         saves_output=True,

@@ -14,10 +14,16 @@ from memplan.formulas.tensors import Tensor, Weight
 
 
 def gated_mlp(
-    t: Tape, x: Tensor, inner_size: int, act: str, *, bias: bool = False
+    t: Tape,
+    x: Tensor,
+    inner_size: int,
+    act: str,
+    *,
+    bias: bool = False,
+    name: str = "mlp",
 ) -> Tensor:
     """`LlamaMLP`: down(act(gate(x)) * up(x)), [B, L, D] in and out."""
-    with t.scope("mlp"):
+    with t.scope(name):
         whole = gather_sequence(t, x)
         gate = activation(t, act, linear(t, "gate_proj", whole, inner_size, bias=bias))
         down = linear(

@@ -5,7 +5,7 @@ kernels' own host code. Both were read in torch 2.14 and are equal to the byte t
 its allocator was asked for on a virtual CUDA device of capability 7.5 to 12.0.
 
 Letters: B batch, H query heads, G key-value heads, L query length, S key length,
-K size of a head.
+K size of a head, V that of its values.
 """
 
 from dataclasses import dataclass
@@ -39,6 +39,12 @@ class Call:
     dropout: float = 0.0
     trains: bool = True
     """Query, key or value wants a gradient."""
+    value_size: int | None = None
+    """Size of a head of values, where it is not K."""
+
+    @property
+    def V(self) -> int:  # noqa: N802 - the letter of the legend
+        return self.value_size or self.K
 
     @property
     def is_half(self) -> bool:
@@ -91,6 +97,8 @@ def _why_not_flash(call: Call) -> str | None:
         return "it takes no mask, and the model passes one"
     if call.K > 256:
         return f"it needs heads of at most 256, and the model's have {call.K}"
+    if call.V != call.K:
+        return f"it needs values as wide as keys, and heads are {call.K} and {call.V}"
     major, minor = call.compute_capability
     is_narrow = (8, 6) <= (major, minor) <= (8, 9) or major == 12
     untrained = 256 if call.dropout else 224
@@ -113,7 +121,7 @@ def _why_not_efficient(call: Call) -> str | None:
     if call.is_grouped and call.torch_version < (2, 14):
         return "it needs as many key heads as query heads before torch 2.14"
     multiple = 8 if call.is_half else 4 if major >= 8 else 1
-    if call.K % multiple:
+    if call.K % multiple or call.V % multiple:
         return (
             f"it needs heads of a multiple of {multiple}, and the model's have {call.K}"
         )
@@ -135,6 +143,8 @@ def _why_not_cudnn(call: Call) -> str | None:
     is_wide = call.compute_capability[0] in (9, 10) and call.torch_version >= (2, 14)
     if is_wide and (call.K == 256 or (call.K <= 256 and not call.trains)):
         return None
+    if is_wide and (call.K, call.V) == (192, 128):
+        return None  # as latent attention has them
     if call.K > 128:
         return f"it needs heads of at most 128, and the model's have {call.K}"
     return None
@@ -158,8 +168,8 @@ def forward_bytes(kernel: str, call: Call) -> int:
         splits = _flash_splits(call)
         K32 = round_up(round_up(K, 8), 32 if K <= 128 else 64)
         return 4 * splits * B * H * L * (K32 + 1) if splits > 1 else 0
-    if kernel == "efficient" and call.is_half and K > 128:
-        return 4 * B * H * L * K
+    if kernel == "efficient" and call.is_half and max(K, call.V) > 128:
+        return 4 * B * H * L * call.V
     return 0
 
 
@@ -214,7 +224,7 @@ def _efficient_backward_bytes(call: Call) -> int:
     """
     item_bytes = ITEM_BYTES[call.dtype]
     delta = 4 * call.B * call.H * call.L
-    product = 0 if call.is_half else 4 * call.B * call.H * call.L * call.K + delta
+    product = 0 if call.is_half else 4 * call.B * call.H * call.L * call.V + delta
     grouped = 0
     if call.is_grouped:
         grouped = 2 * item_bytes * call.B * call.H * call.S * call.K
@@ -236,7 +246,8 @@ def _efficient_workspace_bytes(call: Call) -> int:
         if heads >= 256 and splits <= 2:
             splits = 1
         splits = max(min(splits, 200 // heads), 1)
-        num_floats += 2 * splits * columns * round_up(call.K, rows)
+        width = round_up(call.K, rows) + round_up(call.V, rows)
+        num_floats += splits * columns * width
     return 4 * heads * num_floats
 
 

@@ -193,7 +193,8 @@ def multiply(t: Tape, x: Tensor, y: Tensor) -> Tensor:
     """`x * y`: saves each factor where the other wants a gradient.
 
     The gradient of a broadcast factor is made at full size, then summed; that of a
-    factor in a narrower dtype is cast then.
+    factor in a narrower dtype is cast then. That is done when both are made, one after
+    the other (`engine.cpp`, validate_outputs).
     """
     shape = tuple(
         max(a, b)
@@ -209,11 +210,14 @@ def multiply(t: Tape, x: Tensor, y: Tensor) -> Tensor:
         for a in (x, y)
         if a.edge is not None and (a.shape != shape or a.dtype != dtype)
     ]
-    sums = [
-        sum_scratch_bytes(t, shape, a.shape, dtype)
-        for a in reduced
-        if a.shape != shape and shape[-1:] == a.shape[-1:]
-    ]
+    reducing = [0]
+    for done, a in enumerate(reduced):
+        later = reduced[done + 1 :]
+        summed = 0
+        if a.shape != shape and shape[-1:] == a.shape[-1:]:
+            summed = sum_scratch_bytes(t, shape, a.shape, dtype)
+        waiting = full_bytes * (1 + len(later)) - sum(b.num_bytes for b in later)
+        reducing.append(waiting + summed)
     return t.apply(
         "mul",
         (x, y),
@@ -221,7 +225,7 @@ def multiply(t: Tape, x: Tensor, y: Tensor) -> Tensor:
         dtype,
         saved=saved,
         backward_scratch_bytes=sum(full_bytes - a.num_bytes for a in reduced),
-        sum_scratch_bytes=full_bytes + max(sums, default=0) if reduced else 0,
+        sum_scratch_bytes=max(reducing),
     )
 
 

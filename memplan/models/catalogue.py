@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 FAMILY_OF_MODEL_TYPE = {
     "bert": "bert",
     "clip": "clip",
+    "deepseek_v2": "deepseek",
+    "deepseek_v3": "deepseek",
     "flamingo": "flamingo",
     "gemma": "gemma",
     "gemma2": "gemma",
@@ -133,7 +135,9 @@ def read_preset(name: str) -> dict[str, Any]:
 @cache
 def _preset(name: str) -> Model:
     data = read_preset(name)
-    model = model_of_config(name, data["config"], f"the preset {name}")
+    # What a config.json says by null, which TOML cannot.
+    config = data["config"] | dict.fromkeys(data.get("null", ()))
+    model = model_of_config(name, config, f"the preset {name}")
     return Model(
         name=name,
         family=model.family,

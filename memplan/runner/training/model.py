@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CLASSES = {
     "blip-2": "Blip2ForConditionalGeneration",
     "clip": "CLIPModel",
+    "deepseek_v2": "DeepseekV2ForCausalLM",
+    "deepseek_v3": "DeepseekV3ForCausalLM",
     "gemma": "GemmaForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
@@ -45,7 +47,12 @@ CLASSES = {
 }
 """The class of transformers that trains a model_type; BERT's config names its own."""
 
-SAID_BY_NULL = ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window")
+SAID_BY_NULL = (
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "q_lora_rank",
+    "sliding_window",
+)
 """Fields that a null switches off; of others it asks for the library's own value, which
 some of its classes do not take it for."""
 
