@@ -1,10 +1,9 @@
 """The card and the torch version a plan is held against."""
 
-from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-from memplan.errors import PlanError, UnknownNameError
+from memplan.errors import PlanError
 from memplan.hardware import Gpu, custom_gpu, find_gpu
 from memplan.plan import TrainingPlan
 from memplan.units import MiB
@@ -30,15 +29,6 @@ def card_of(plan: TrainingPlan) -> Gpu:
 def _catalogued(name: str) -> Gpu:
     """Reading a card's file takes longer than an estimate."""
     return find_gpu(name)
-
-
-def card_as_seen(name: str, total_bytes: int) -> Gpu:
-    """The card that a driver names so; one that is not in the catalogue has no more."""
-    try:
-        known = _catalogued(name)
-    except UnknownNameError:
-        return replace(custom_gpu(None, total_bytes), name=name)
-    return known if known.total_bytes == total_bytes else custom_gpu(known, total_bytes)
 
 
 def torch_version_of(plan: TrainingPlan) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The card that a program will find on this machine, asked of its own PyTorch."""
+"""The card that a program finds on this machine, asked of its own PyTorch."""
 
 import json
 import os
@@ -21,7 +21,7 @@ name differ by far more."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CardAtHand:
-    """The first card of this machine."""
+    """A card of this machine."""
 
     gpu: Gpu
     """As the catalogue knows it, with the memory that this one has."""
@@ -40,6 +40,15 @@ def card_at_hand(interpreter: str) -> CardAtHand:
     _check_torch(facts, interpreter)
     if not facts["num_devices"]:
         raise DeviceError("There is no CUDA device here to measure on.", hint=REHEARSE)
+    return _card(facts)
+
+
+def card_in_use(index: int) -> CardAtHand:
+    """A card that this very process uses."""
+    return _card(probe.facts(index))
+
+
+def _card(facts: dict[str, Any]) -> CardAtHand:
     known = _catalogued(facts["name"], facts["total_bytes"])
     gpu = _as_it_says(facts) if known is None else known
     return CardAtHand(

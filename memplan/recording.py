@@ -156,7 +156,7 @@ class Recording(AbstractContextManager["Recording"]):
             logger.warning("memplan: this recording failed", exc_info=True)
 
     def _reported(self, seen: Mapping[str, Any]) -> "MemoryReport | None":
-        from memplan.card import card_as_seen
+        from memplan.card_at_hand import card_in_use
         from memplan.rehearsal import (
             Subject,
             completed,
@@ -168,8 +168,7 @@ class Recording(AbstractContextManager["Recording"]):
         capture = completed(seen)
         if not capture["device"] or not has_something_to_report(capture):
             return None
-        device = capture["device"]
-        card = card_as_seen(device["name"], device["total_bytes"])
+        card = card_in_use(capture["device"]["index"]).gpu
         subject = Subject(gpu=card, command=tuple(sys.orig_argv))
         report = report_of({**capture, "timing": None}, subject)
         return replace(

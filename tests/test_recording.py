@@ -6,11 +6,14 @@ import textwrap
 
 import pytest
 import torch
+from captures import capture
 
 import memplan
 from memplan import MemplanError, rehearse_program
 from memplan.capture_file import read_capture
+from memplan.card_at_hand import CardAtHand
 from memplan.errors import CaptureFileError, PlanError
+from memplan.hardware import find_gpu
 from memplan.recording import NO_DEVICE, record
 from memplan.report import Components
 
@@ -262,6 +265,25 @@ def test_accelerate_with_ddp_is_recorded(on_card):
     assert phases == ["forward", "loss", "backward"] * 2 + ["optimizer"]
 
 
+@pytest.mark.slow
+def test_laps_are_read_when_the_card_has_passed_them(on_card):
+    """On a virtual card every two events are a millisecond apart."""
+    said = on_card(
+        """
+        import torch
+        from memplan.runner.laps import Laps
+
+        laps = Laps()
+        begun = laps.has_begun
+        for _ in range(4):
+            laps.mark()
+        laps.finish()
+        say([begun, laps.has_begun, laps.laps_ms])
+        """
+    )
+    assert said == [False, True, [1.0, 1.0, 1.0]]
+
+
 # ---- where there is no card ----
 
 
@@ -330,6 +352,43 @@ class Broken:
 
     def end(self, error):
         raise self.error
+
+
+class Ended:
+    """A recorder that has seen this."""
+
+    is_watching = False
+
+    def __init__(self, capture):
+        self.capture = capture
+
+    def end(self, error):
+        return self.capture
+
+
+def test_a_card_s_report_is_measured_and_has_the_rates_of_what_was_said(monkeypatch):
+    """What a card would give, by hand: 4 steps of 50 ms with 8 samples each."""
+    timing = {
+        "step_ms": [50.0] * 4,
+        "stall_ms": [],
+        "warmup_steps": 4,
+        "flops_per_step": None,
+        "samples": 32,
+        "tokens": None,
+    }
+    seen = capture(is_virtual=False, timing=timing)
+    card = CardAtHand(
+        gpu=find_gpu("rtx-4090"), is_catalogued=True, is_virtual=False, num_devices=1
+    )
+    monkeypatch.setattr("memplan.recording._begun", lambda steps: Ended(seen))
+    monkeypatch.setattr("memplan.card_at_hand.card_in_use", lambda index: card)
+    with record() as run:
+        pass
+    assert run.report.source == "measured"
+    assert run.report.timing.num_steps == 4
+    assert run.report.timing.samples_per_s == 160
+    assert run.report.timing.tokens_per_s is None
+    assert run.captured is seen
 
 
 @pytest.mark.parametrize(

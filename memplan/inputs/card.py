@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from memplan.card import card_as_seen
-from memplan.hardware import all_gpus, gpu_names
+from memplan.card_at_hand import card_in_use
+from memplan.hardware import all_gpus
 
 
 def fields_of_card() -> dict[str, Any]:
@@ -12,11 +12,10 @@ def fields_of_card() -> dict[str, Any]:
     """
     import torch
 
-    properties = torch.cuda.get_device_properties()
-    card = card_as_seen(properties.name, properties.total_memory)
-    fields: dict[str, Any] = {"gpu": card.slug}
-    if card.slug not in gpu_names():
-        capability = (properties.major, properties.minor)
+    card = card_in_use(torch.cuda.current_device())
+    slug = card.gpu.slug
+    if not card.is_catalogued:
+        capability = card.gpu.compute_capability
         alike = [gpu for gpu in all_gpus() if gpu.compute_capability == capability]
-        fields["gpu"] = (alike or all_gpus())[0].slug
-    return fields | {"gpu_memory_bytes": card.total_bytes}
+        slug = (alike or all_gpus())[0].slug
+    return {"gpu": slug, "gpu_memory_bytes": card.gpu.total_bytes}

@@ -7,8 +7,8 @@ import ctypes
 import json
 
 
-def facts() -> dict[str, object]:
-    """PyTorch's version, and the first card with what it has of memory."""
+def facts(index: int = 0) -> dict[str, object]:
+    """PyTorch's version, and a card with what it has of memory."""
     try:
         import torch
     except ImportError as error:
@@ -16,7 +16,7 @@ def facts() -> dict[str, object]:
     found: dict[str, object] = {"torch": torch.__version__, "cuda": torch.version.cuda}
     if not torch.cuda.is_available():
         return {**found, "num_devices": 0}
-    card = torch.cuda.get_device_properties(0)
+    card = torch.cuda.get_device_properties(index)
     return {
         **found,
         "num_devices": torch.cuda.device_count(),

@@ -4,8 +4,8 @@
     step()   the program says that a step is over
     end()    what was seen, in the words of a capture
 
-Once the steps to watch are over, PyTorch is as it was. All that is left to do at each
-step is to read the allocator's counters and, on a card, to put an event into a stream.
+Once the steps to watch are over, PyTorch is as it was. What is left to do is to put an
+event into a stream at each step, on a card, and to read the allocator's peak at times.
 """
 
 import os
@@ -29,6 +29,10 @@ from memplan.runner.settings import Settings
 from memplan.runner.watch import Watch
 from memplan.units import format_gib
 
+COUNT_EVERY = 10
+"""The allocator's peak stays until the program begins it anew: it need not be read at
+every step."""
+
 
 @dataclass(slots=True)
 class Worked:
@@ -49,6 +53,7 @@ class Recorder:
         self._laps = Laps()
         self._worked = Worked()
         self._device = 0
+        self._num_counted = 0
         self._highest_bytes = 0
         """Allocated at most in the steps that were only counted."""
         self._failure: Exception | None = None
@@ -72,7 +77,9 @@ class Recorder:
         if self.is_watching:
             self._detach_if_due()
             return
-        self._count()
+        self._num_counted += 1
+        if self._num_counted % COUNT_EVERY == 0:
+            self._count()
         if is_virtual() or self._laps.is_full:
             return
         if self._laps.has_begun:
@@ -89,6 +96,8 @@ class Recorder:
         if self._failure is not None:
             raise self._failure
         ended = _ended(error)
+        if self._num_counted:
+            self._count()
         try:
             seen = self._watch.content(ended)
         finally:
