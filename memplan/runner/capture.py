@@ -135,5 +135,5 @@ def ending_of(error: BaseException) -> str:
 
 def last_line_of(error: BaseException) -> str:
     """As a traceback ends."""
-    text = f"{type(error).__name__}: {error}".strip().removesuffix(":")
-    return text.splitlines()[0]
+    text = f"{type(error).__name__}: {error}"
+    return text.splitlines()[0].rstrip(": ")

@@ -56,8 +56,8 @@ def outside(report: MemoryReport) -> list[str]:
         return []
     bare = device.context_bytes - device.libraries_bytes
     return [
-        f"{format_gib(bare)} when CUDA had started, and "
-        f"{format_gib(device.libraries_bytes)} since (kernels, libraries, NCCL)"
+        f"{format_gib(bare)} at CUDA's start, {format_gib(device.libraries_bytes)} "
+        "since: kernels, libraries, NCCL"
     ]
 
 

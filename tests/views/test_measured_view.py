@@ -59,7 +59,7 @@ def shown(monkeypatch):
 def test_times_rates_and_the_host_have_lines_of_their_own(shown):
     text = "\n".join(shown(REPORT))
     for line in (
-        "Outside     0.39 GiB when CUDA had started, and 0.10 GiB since",
+        "Outside     0.39 GiB at CUDA's start, 0.10 GiB since: kernels, libraries",
         "Time        410.0 ms a step (median of 3; eight of ten from 402.0 ms to",
         "2.0 ms of it waiting for the next batch",
         "Rate        39.02 TFLOP/s",
