@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,17 @@ class Process:
 
     def wait_for(self, word):
         assert self.popen.stdout.readline().strip() == word
+
+    def wait_until_asleep(self):
+        """Its main thread has done nothing for half a second."""
+        times, last = 0, None
+        while times < 5:
+            time.sleep(0.1)
+            stat = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/stat")
+            state, *numbers = stat.read_text().rpartition(")")[2].split()
+            now = (numbers[10], numbers[11])  # its own time, in user and system mode
+            times = times + 1 if state == "S" and now == last else 0
+            last = now
 
     def end(self, number=None):
         """Signal it, wait for its end; the exit code and the only capture, if any."""
@@ -132,6 +144,7 @@ DEAF = """
 def test_one_that_waits_in_c_for_ever_is_not_lost(start):
     process = start(DEAF)
     process.wait_for("ready")
+    process.wait_until_asleep()
     exit_code, seen = process.end(signal.SIGTERM)
     assert exit_code == 128 + signal.SIGTERM
     assert seen["ended"] == "interrupted"
