@@ -6,7 +6,7 @@ V vocabulary.
 
 from memplan.formulas.layers import activation, multiply, softcap
 from memplan.formulas.linear import linear
-from memplan.formulas.loss import causal_lm_loss, last_token
+from memplan.formulas.loss import causal_lm_loss, keep_as_fp32, last_token
 from memplan.formulas.parallel import gather_sequence, scatter_sequence
 from memplan.formulas.setting import Batch
 from memplan.formulas.tape import Tape
@@ -58,4 +58,6 @@ def predict(
     if not batch.has_labels:
         return logits
     t.end_phase("forward")
-    return causal_lm_loss(t, logits)
+    loss = causal_lm_loss(t, logits)
+    keep_as_fp32(t, logits)
+    return loss
