@@ -28,7 +28,7 @@ def batch_of(plan: TrainingPlan, model: Model) -> Batch:
     seq_len = seq_len_of(plan, model)
     if plan.generates and family.kv_bytes_per_token is None:
         raise PlanError(
-            f"{model.name} generates no tokens.", hint="Leave --workload out."
+            f"No generation by {model.name} is covered.", hint="Leave --workload out."
         )
     for name, wanted in (
         ("images_per_sample", "images"),
