@@ -72,10 +72,20 @@ def name_units(accelerator: Accelerator, module: nn.Module) -> None:
 
     Of parts that are not there accelerate would say that they are missing, and a unit
     around the input embeddings it would shard twice (`fsdp2_prepare_model`, 1.15).
+
+    Raises:
+        PlanError: the model does not say which its input embeddings are.
     """
     named: set[str] = set(getattr(module, "_no_split_modules", None) or ())
     embeddings: Any = getattr(module, "get_input_embeddings", None)
-    table = None if embeddings is None else embeddings()
+    try:
+        table = None if embeddings is None else embeddings()
+    except NotImplementedError as error:
+        raise PlanError(
+            "accelerate asks a model for its input embeddings before FSDP2 shards it, "
+            f"and {type(module).__name__} does not name them.",
+            hint="Choose --sharding deepspeed; `estimate` covers both.",
+        ) from error
     found = set()
     for part in module.modules():
         name = type(part).__name__
