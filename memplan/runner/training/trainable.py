@@ -52,7 +52,7 @@ def add_adapters(plan: TrainingPlan, model: Model, module: nn.Module) -> nn.Modu
     from peft import LoraConfig, get_peft_model
 
     targets = plan.lora_targets or model.family.lora_targets
-    _check_targets(targets, model, module)
+    _check_targets(plan.lora_targets, model, module)
     config = LoraConfig(
         r=plan.lora_rank,
         lora_alpha=2 * plan.lora_rank,
@@ -70,8 +70,9 @@ def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _check_targets(targets: Sequence[str], model: Model, module: nn.Module) -> None:
+    """Of a family's own targets some may be of other models of it."""
     places = [name for name, part in module.named_modules() if _is_linear(part)]
-    if not targets:
+    if not (targets or model.family.lora_targets):
         raise PlanError(
             f"{model.name} has no linear layers that LoRA adapts by default.",
             hint="Name some with --lora-targets.",

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from memplan import TrainingPlan, estimate
 from memplan.models import find_model
 from memplan.models.catalogue import preset_names, read_preset
 
@@ -11,6 +12,7 @@ torch = pytest.importorskip("torch", reason="building a model needs torch")
 pytest.importorskip("transformers", reason="the models are those of transformers")
 
 from memplan.runner.training.model import build_config, build_model, set_ties  # noqa: E402
+from memplan.runner.training.trainable import add_adapters  # noqa: E402
 
 
 def on_meta(model):
@@ -26,6 +28,16 @@ def test_a_preset_is_built_with_the_parameters_it_states(name):
     built = on_meta(model)
     expected = read_preset(name)["parameters"]["total"]
     assert sum(p.numel() for p in built.parameters()) == expected
+
+
+@pytest.mark.parametrize("name", ["openflamingo-tiny", "flamingo-tiny"])
+def test_a_familys_own_targets_may_be_of_other_models_of_it(name):
+    plan = TrainingPlan(model=name, trainable="lora", lora_rank=4)
+    model = find_model(name)
+    adapted = add_adapters(plan, model, on_meta(model))
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    size = estimate(plan).model
+    assert sum(p.numel() for p in trained) == size.trainable_parameters > 0
 
 
 def test_a_config_json_is_read_by_the_library_itself(tmp_path):
