@@ -46,6 +46,10 @@ class Planned:
     def family(self) -> str:
         return self.name.rpartition("-")[0]
 
+    @property
+    def number(self) -> int:
+        return int(self.name.rpartition("-")[2])
+
 
 def grid() -> tuple[Planned, ...]:
     """All plans of the grid, in their order."""
@@ -61,9 +65,10 @@ def rehearsed() -> Found:
 
 
 def missing() -> tuple[Planned, ...]:
-    """The plans of which nothing is kept."""
+    """The plans of which nothing is kept, families in turn."""
     kept = {record.entry for _, record in rehearsed().records}
-    return tuple(planned for planned in grid() if planned.name not in kept)
+    ahead = [planned for planned in grid() if planned.name not in kept]
+    return tuple(sorted(ahead, key=lambda planned: planned.number))
 
 
 def rehearsed_now(planned: Planned) -> Record:
