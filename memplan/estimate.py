@@ -10,9 +10,13 @@ of the optimizer appear at the end of the first.
 
 from dataclasses import replace
 
-from memplan.accuracy import band_of
-from memplan.card import card_of, context_of, torch_version_of
-from memplan.caveats import assumptions_of, unsupported_of
+from memplan.estimating.accuracy import band_of
+from memplan.estimating.card import card_of, context_of, torch_version_of
+from memplan.estimating.caveats import assumptions_of, unsupported_of
+from memplan.estimating.moments import Moment, moments_of
+from memplan.estimating.rank import num_parameters, part_of, stages_of
+from memplan.estimating.savings import Need, savings_of
+from memplan.estimating.step import Step, trace_step
 from memplan.formulas.allocator import SEGMENT_STEP_BYTES
 from memplan.formulas.optimizers import find_optimizer, state_tensors
 from memplan.formulas.parameters import Parameter, Stored
@@ -28,9 +32,7 @@ from memplan.formulas.workspaces import cublas_workspace_bytes
 from memplan.hardware import ASSUMED_SMS, Gpu
 from memplan.models import Model, find_model
 from memplan.models.workload import generation_of, lengths_of
-from memplan.moments import Moment, moments_of
 from memplan.plan import TrainingPlan
-from memplan.rank import num_parameters, part_of, stages_of
 from memplan.report import (
     Band,
     Components,
@@ -39,8 +41,6 @@ from memplan.report import (
     ModelSize,
     PeakMemory,
 )
-from memplan.savings import Need, savings_of
-from memplan.step import Step, trace_step
 from memplan.units import round_up
 
 

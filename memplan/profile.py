@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from memplan.card_at_hand import CardAtHand, card_at_hand
 from memplan.errors import PlanError, ProgramError
 from memplan.hardware import find_gpu
 from memplan.models import Model
 from memplan.models.workload import generation_of, lengths_of
 from memplan.plan import TrainingPlan
-from memplan.rehearsal import Subject, out_of_memory_of
 from memplan.report import MemoryReport
-from memplan.requirements import check_requirements
-from memplan.run import Keep, Run, Say, perform, profiled_of, training_program
 from memplan.runner.command import find_command
 from memplan.runner.settings import STEADY_STEPS, WARMUP_STEPS
 from memplan.runner.training.refusals import check
+from memplan.running.card_at_hand import CardAtHand, card_at_hand
+from memplan.running.rehearsal import Subject, out_of_memory_of
+from memplan.running.requirements import check_requirements
+from memplan.running.run import Keep, Run, Say, perform, profiled_of, training_program
 
 TIMED_STEPS = 10
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")

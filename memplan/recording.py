@@ -156,8 +156,8 @@ class Recording(AbstractContextManager["Recording"]):
             logger.warning("memplan: this recording failed", exc_info=True)
 
     def _reported(self, seen: Mapping[str, Any]) -> "MemoryReport | None":
-        from memplan.card_at_hand import card_in_use
-        from memplan.rehearsal import (
+        from memplan.running.card_at_hand import card_in_use
+        from memplan.running.rehearsal import (
             Subject,
             completed,
             has_something_to_report,
@@ -189,7 +189,7 @@ class Recording(AbstractContextManager["Recording"]):
             return
         if self.file is None:
             return
-        from memplan.capture_file import CaptureFile, write_capture
+        from memplan.captures.capture_file import CaptureFile, write_capture
 
         capture = CaptureFile(report=self._report, processes=(self.captured,))
         write_capture(capture, self.file, force=self._force)
@@ -233,7 +233,7 @@ def _own_file(path: Path) -> Path:
 
 def _check_file(path: Path, force: bool) -> None:
     """Now, and not after a day of training."""
-    from memplan.capture_file import SUFFIX, is_capture
+    from memplan.captures.capture_file import SUFFIX, is_capture
 
     if not is_capture(path):
         raise CaptureFileError(
@@ -251,7 +251,7 @@ def _check_file(path: Path, force: bool) -> None:
 
 def _timing(seen: Mapping[str, Any] | None, card: "Gpu") -> "StepTiming | None":
     """Times of the steps, with the rates of what the program said they trained on."""
-    from memplan.timing import timing_of
+    from memplan.running.timing import timing_of
 
     timing = timing_of(seen, None, card)
     if timing is None or seen is None:

@@ -13,17 +13,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from memplan.card import card_of, outside_allocator
 from memplan.errors import MemplanError, PlanError
 from memplan.estimate import need_seen_from
+from memplan.estimating.card import card_of, outside_allocator
+from memplan.estimating.savings import savings_of
 from memplan.hardware import Gpu, custom_gpu, find_gpu
 from memplan.models import Model
 from memplan.models.workload import generation_of, lengths_of
 from memplan.plan import TrainingPlan
-from memplan.rehearsal import Subject, out_of_memory_of
 from memplan.report import MemoryReport
-from memplan.requirements import check_requirements
-from memplan.run import (
+from memplan.runner.command import find_command
+from memplan.runner.settings import DEVICES_OF_A_NODE, STEADY_STEPS
+from memplan.runner.training.refusals import check
+from memplan.running.rehearsal import Subject, out_of_memory_of
+from memplan.running.requirements import check_requirements
+from memplan.running.run import (
     Keep,
     Run,
     Say,
@@ -32,11 +36,7 @@ from memplan.run import (
     profiled_of,
     training_program,
 )
-from memplan.runner.command import find_command
-from memplan.runner.settings import DEVICES_OF_A_NODE, STEADY_STEPS
-from memplan.runner.training.refusals import check
-from memplan.savings import savings_of
-from memplan.shortage import with_need
+from memplan.running.shortage import with_need
 from memplan.units import format_gib
 
 

@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 
 from memplan import TrainingPlan
+from memplan.estimating.step import trace_step
 from memplan.formulas.optimizers import find_optimizer
 from memplan.formulas.parameters import module_path
 from memplan.models import model_of_config
-from memplan.step import trace_step
 
 
 def real_parameters(config):

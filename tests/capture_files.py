@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from captures import MIB, capture
 
-from memplan.capture_file import CaptureFile, write_capture
+from memplan.captures.capture_file import CaptureFile, write_capture
 from memplan.hardware import find_gpu
-from memplan.ranks import with_ranks
-from memplan.rehearsal import Subject, completed, report_of
+from memplan.running.ranks import with_ranks
+from memplan.running.rehearsal import Subject, completed, report_of
 
 
 def block(module, size, component="activations", line="model.py:57 forward"):

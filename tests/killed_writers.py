@@ -15,7 +15,7 @@ from pathlib import Path
 from capture_files import capture_file
 from captures import capture
 
-from memplan.capture_file import read_capture, write_capture
+from memplan.captures.capture_file import read_capture, write_capture
 
 NOISE = random.Random(5)
 CAPTURES = [

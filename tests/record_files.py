@@ -3,9 +3,9 @@
 from dataclasses import asdict, replace
 
 from memplan import TrainingPlan, estimate
-from memplan.records import Record, write_record
 from memplan.report import Components, OutOfMemory
 from memplan.units import MiB
+from memplan.validation.records import Record, write_record
 
 TORCH = "2.14.1+cu130"
 TOTAL = 24000 * MiB

@@ -5,7 +5,7 @@ from captures import CAPTURE, capture
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memplan.breakdown import (
+from memplan.captures.breakdown import (
     NO_LINE,
     NO_MODULE,
     NO_NAME,
@@ -19,7 +19,7 @@ from memplan.breakdown import (
 )
 from memplan.errors import CaptureFileError
 from memplan.hardware import find_gpu
-from memplan.rehearsal import Subject, completed, report_of
+from memplan.running.rehearsal import Subject, completed, report_of
 
 PEAK = CAPTURE["peak"]
 

@@ -8,12 +8,12 @@ import pytest
 from record_files import keep, plan_of, record_of
 
 from memplan import estimate
-from memplan.accuracy import Accuracy, accuracy, band_of, measured_file
-from memplan.calibration import accuracies_of, as_toml
-from memplan.records import measured_folder, records_under
-from memplan.validate import validate
+from memplan.estimating.accuracy import Accuracy, accuracy, band_of, measured_file
+from memplan.validation.calibration import accuracies_of, as_toml
+from memplan.validation.records import measured_folder, records_under
+from memplan.validation.validate import validate
 
-MODULE = import_module("memplan.accuracy")
+MODULE = import_module("memplan.estimating.accuracy")
 
 
 @pytest.fixture

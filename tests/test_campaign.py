@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from memplan.campaign import Entry, read_campaign, sized_to
+from memplan.campaign.plans import Entry, read_campaign, sized_to
 from memplan.errors import ProfileError
 from memplan.estimate import needed_bytes
 from memplan.formulas.optimizers import find_optimizer

@@ -10,10 +10,10 @@ import pytest
 from capture_files import capture_file
 from captures import MIB, capture
 
-from memplan import capture_file as module
-from memplan.capture_file import read_capture, write_capture
+from memplan.captures import capture_file as module
+from memplan.captures.capture_file import read_capture, write_capture
+from memplan.captures.process import process_of
 from memplan.errors import CaptureFileError
-from memplan.process import process_of
 from memplan.report import to_json
 
 HERE = Path(__file__).parent

@@ -8,8 +8,8 @@ import textwrap
 
 import pytest
 
-from memplan.card_at_hand import card_at_hand
 from memplan.errors import DeviceError
+from memplan.running.card_at_hand import card_at_hand
 from memplan.units import GiB
 
 FACTS = {

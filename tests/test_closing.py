@@ -1,7 +1,7 @@
 """Attribution closes: whatever is held at the peak of an included system has an owner.
 
-    sum of the six components = allocated peak, to the byte
-    unattributed <= 1% of it
+sum of the six components = allocated peak, to the byte
+unattributed <= 1% of it
 """
 
 from dataclasses import asdict

@@ -12,9 +12,9 @@ from dataclasses import replace
 import pytest
 
 from memplan import TrainingPlan, from_json
+from memplan.captures.reading import read_report
 from memplan.errors import VirtualDeviceError
-from memplan.reading import read_report
-from memplan.records import Record, write_record
+from memplan.validation.records import Record, write_record
 from memplan.virtual.compiler import find_compiler
 from memplan.virtual.wheels import find_torch
 

@@ -11,8 +11,8 @@ import memplan
 from memplan import MemplanError, TrainingPlan, estimate
 from memplan.diff import PEAKS, diff, find_term
 from memplan.hardware import find_gpu
-from memplan.rehearsal import Subject, out_of_memory_of, report_of
 from memplan.report import Components, PhaseMemory, RankMemory
+from memplan.running.rehearsal import Subject, out_of_memory_of, report_of
 
 GPT2 = TrainingPlan(model="gpt2", gpu="rtx-4090", torch="2.14")
 ESTIMATED = estimate(GPT2)

@@ -7,10 +7,10 @@ import pytest
 from capture_files import capture_file
 from captures import MIB, capture
 
+from memplan.captures.gathering import gathered, process_of_rank, report_of_rank
+from memplan.captures.redaction import redact
 from memplan.errors import CaptureFileError
-from memplan.gathering import gathered, process_of_rank, report_of_rank
-from memplan.ranks import DIED, with_ranks
-from memplan.redaction import redact
+from memplan.running.ranks import DIED, with_ranks
 
 A, B = Path("a.mplan"), Path("b.mplan")
 

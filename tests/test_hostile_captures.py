@@ -15,7 +15,7 @@ from captures import capture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memplan.capture_file import read_capture, write_capture
+from memplan.captures.capture_file import read_capture, write_capture
 from memplan.errors import CaptureFileError
 
 ANYTHING = st.recursive(
@@ -312,7 +312,7 @@ def test_bombs_stay_small(bomb, tmp_path):
         "import json, resource, sys, time\n"
         "from pathlib import Path\n"
         "from test_hostile_captures import zipped\n"
-        "from memplan.capture_file import read_capture\n"
+        "from memplan.captures.capture_file import read_capture\n"
         "from memplan.errors import CaptureFileError\n"
         "HEADER = json.dumps({'format': 'memplan capture', 'version': 1})\n"
         "path = Path(sys.argv[1])\n"

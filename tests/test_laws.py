@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from memplan import MemplanError, TrainingPlan, estimate, from_json, to_json
-from memplan.card import torch_version_of
+from memplan.estimating.card import torch_version_of
+from memplan.estimating.rank import part_of
+from memplan.estimating.step import trace_step
 from memplan.formulas.allocator import MAX_SLACK_BYTES
 from memplan.formulas.optimizers import find_optimizer
 from memplan.hardware import find_gpu
 from memplan.models import find_model
 from memplan.models.catalogue import preset_names
-from memplan.rank import part_of
-from memplan.step import trace_step
 
 FEW = settings(
     max_examples=120,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from memplan.records import read_record, records_under
+from memplan.validation.records import read_record, records_under
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "measure"

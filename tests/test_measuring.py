@@ -14,14 +14,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from memplan.campaign import Entry, Sized
+from memplan.campaign.measuring import FIRST_S, Measuring, Pace, ahead_of
+from memplan.campaign.plans import Entry, Sized
 from memplan.errors import ProgramError
 from memplan.estimate import estimate
-from memplan.measuring import FIRST_S, Measuring, Pace, ahead_of
 from memplan.plan import TrainingPlan
-from memplan.records import read_record, records_under
 from memplan.report import OutOfMemory
 from memplan.units import GiB
+from memplan.validation.records import read_record, records_under
 from memplan.views.campaign import counts_of, line_of, listed, summary_of
 
 PLAN = TrainingPlan(model="gpt2", gpu="rtx-4090")
@@ -132,7 +132,7 @@ def test_a_round_goes_on_whatever_becomes_of_a_plan(profiled, tmp_path, ahead):
 
 
 def test_a_process_that_does_not_listen_is_killed(profiled, tmp_path, monkeypatch):
-    monkeypatch.setattr("memplan.attempt.PATIENCE_S", 0.5)
+    monkeypatch.setattr("memplan.campaign.attempt.PATIENCE_S", 0.5)
     begins = time.monotonic()
     outcomes = measured(tmp_path, profiled(deaf), limit_s=0.5)
     assert outcomes[0].state == "timeout"

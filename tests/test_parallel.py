@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from memplan import TrainingPlan, estimate
 from memplan.errors import PlanError
+from memplan.estimating.rank import part_of
+from memplan.estimating.step import trace_step
 from memplan.formulas.optimizers import find_optimizer
 from memplan.models import find_model
-from memplan.rank import part_of
-from memplan.step import trace_step
 
 S, B, H, A = 2048, 1, 4096, 32
 """Sequence, micro-batch, hidden size and heads, in the letters of Korthikanti et al."""

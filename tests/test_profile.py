@@ -7,13 +7,13 @@ import pytest
 from captures import capture, out_of_memory_capture
 
 import memplan.profile
-import memplan.run
+import memplan.running.run
 from memplan import TrainingPlan, profile, profile_program
-from memplan.card_at_hand import CardAtHand
 from memplan.errors import DeviceError, PlanError, ProgramError
 from memplan.hardware import custom_gpu, find_gpu
 from memplan.profile import Interrupted, UnfinishedError
 from memplan.runner.launch import Outcome
+from memplan.running.card_at_hand import CardAtHand
 from memplan.units import GiB
 
 PROGRAM = [sys.executable, "-c", "pass"]
@@ -52,10 +52,10 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch):
     made = Machine()
-    monkeypatch.setattr(memplan.run, "launch", made.launch)
+    monkeypatch.setattr(memplan.running.run, "launch", made.launch)
     module = sys.modules["memplan.profile"]
     monkeypatch.setattr(module, "card_at_hand", lambda interpreter: made.card)
-    for name in memplan.run.ALLOCATOR_SETTINGS:
+    for name in memplan.running.run.ALLOCATOR_SETTINGS:
         monkeypatch.delenv(name, raising=False)
     return made
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from memplan.capture_file import read_capture
+from memplan.captures.capture_file import read_capture
 from memplan.hardware import find_gpu
 from memplan.units import MiB
 

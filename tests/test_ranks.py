@@ -2,11 +2,11 @@
 
 from captures import CAPTURE, MIB, capture, out_of_memory_capture
 
-from memplan.endings import failure_of
 from memplan.hardware import find_gpu
-from memplan.ranks import missing_ranks, rank_rows, report_of_ranks
-from memplan.rehearsal import Subject, completed
 from memplan.runner.launch import Outcome
+from memplan.running.endings import failure_of
+from memplan.running.ranks import missing_ranks, rank_rows, report_of_ranks
+from memplan.running.rehearsal import Subject, completed
 
 SUBJECT = Subject(gpu=find_gpu("rtx-4090"), command=("torchrun", "train.py"))
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from memplan import rehearse_program
-from memplan.breakdown import breakdown_of, flat
-from memplan.capture_file import CaptureFile, read_capture, write_capture
+from memplan.captures.breakdown import breakdown_of, flat
+from memplan.captures.capture_file import CaptureFile, read_capture, write_capture
+from memplan.captures.gathering import process_of_rank
+from memplan.captures.redaction import redact
 from memplan.errors import VirtualDeviceError
-from memplan.gathering import process_of_rank
-from memplan.redaction import redact
 from memplan.virtual.compiler import find_compiler
 from memplan.virtual.wheels import find_torch
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from memplan.capture_file import read_capture
+from memplan.captures.capture_file import read_capture
 
 PAGE = Path(__file__).parents[1] / "docs" / "record.md"
 EXAMPLE = re.compile(r"(?:^    .*\n|^\n)+", re.M)

@@ -10,12 +10,12 @@ from captures import capture
 
 import memplan
 from memplan import MemplanError, rehearse_program
-from memplan.capture_file import read_capture
-from memplan.card_at_hand import CardAtHand
+from memplan.captures.capture_file import read_capture
 from memplan.errors import CaptureFileError, PlanError
 from memplan.hardware import find_gpu
 from memplan.recording import NO_DEVICE, record
 from memplan.report import Components
+from memplan.running.card_at_hand import CardAtHand
 
 LOOP = """
     import logging, threading
@@ -381,7 +381,7 @@ def test_a_card_s_report_is_measured_and_has_the_rates_of_what_was_said(monkeypa
         gpu=find_gpu("rtx-4090"), is_catalogued=True, is_virtual=False, num_devices=1
     )
     monkeypatch.setattr("memplan.recording._begun", lambda steps: Ended(seen))
-    monkeypatch.setattr("memplan.card_at_hand.card_in_use", lambda index: card)
+    monkeypatch.setattr("memplan.running.card_at_hand.card_in_use", lambda index: card)
     with record() as run:
         pass
     assert run.report.source == "measured"

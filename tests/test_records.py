@@ -9,9 +9,9 @@ from captures import capture
 from memplan import TrainingPlan, estimate
 from memplan.errors import RecordError
 from memplan.hardware import find_gpu
-from memplan.records import Record, read_record, records_under, write_record
-from memplan.rehearsal import Subject, report_of
 from memplan.report import Components
+from memplan.running.rehearsal import Subject, report_of
+from memplan.validation.records import Record, read_record, records_under, write_record
 
 PLAN = TrainingPlan(model="gpt2", gpu="rtx-4090")
 REPORT = report_of(capture(), Subject(gpu=find_gpu("rtx-4090"), plan=PLAN))

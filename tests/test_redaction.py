@@ -11,10 +11,10 @@ import pytest
 from capture_files import capture_file
 from captures import OUT_OF_MEMORY, capture
 
-from memplan.capture_file import read_capture, write_capture
+from memplan.captures.capture_file import read_capture, write_capture
+from memplan.captures.process import process_of
+from memplan.captures.redaction import REDACTED, redact, redact_report
 from memplan.plan import TrainingPlan
-from memplan.process import process_of
-from memplan.redaction import REDACTED, redact, redact_report
 from memplan.report import as_dict, to_json
 
 HOME = "/home/alice-secret/Client Acme (2026)/new idea"

@@ -14,14 +14,14 @@ from captures import (
 
 from memplan.hardware import find_gpu
 from memplan.plan import TrainingPlan
-from memplan.rehearsal import (
+from memplan.report import Remedy, from_json, to_json
+from memplan.running.rehearsal import (
     Subject,
     has_something_to_report,
     most_loaded,
     out_of_memory_of,
     report_of,
 )
-from memplan.report import Remedy, from_json, to_json
 
 SUBJECT = Subject(gpu=find_gpu("rtx-4090"), command=("python", "train.py"))
 

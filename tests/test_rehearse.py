@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 from captures import MIB, capture, figures, out_of_memory_capture, step
 
-import memplan.run
-import memplan.shortage
+import memplan.running.run
+import memplan.running.shortage
 from memplan import TrainingPlan, estimate, rehearse, rehearse_program
 from memplan.errors import (
     CommandError,
@@ -64,9 +64,10 @@ class Launcher:
 @pytest.fixture
 def launcher(monkeypatch):
     made = Launcher()
-    monkeypatch.setattr(memplan.run, "launch", made.launch)
-    monkeypatch.setattr(memplan.run, "virtual_environment", made.virtual_environment)
-    for name in memplan.run.ALLOCATOR_SETTINGS:
+    monkeypatch.setattr(memplan.running.run, "launch", made.launch)
+    name = "virtual_environment"
+    monkeypatch.setattr(memplan.running.run, name, made.virtual_environment)
+    for name in memplan.running.run.ALLOCATOR_SETTINGS:
         monkeypatch.delenv(name, raising=False)
     return made
 
@@ -398,7 +399,7 @@ class TestChangesOfAPlan:
     def everything_is_installed(self, launcher, monkeypatch):
         verb = import_module("memplan.rehearse")
         monkeypatch.setattr(verb, "check", lambda plan: None)
-        monkeypatch.setattr(memplan.shortage, "check", lambda plan: None)
+        monkeypatch.setattr(memplan.running.shortage, "check", lambda plan: None)
         monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
     @staticmethod
@@ -437,7 +438,7 @@ class TestChangesOfAPlan:
         def refuse(plan):
             raise PlanError("no", hint="no")
 
-        monkeypatch.setattr(memplan.shortage, "check", refuse)
+        monkeypatch.setattr(memplan.running.shortage, "check", refuse)
         out_of_memory(launcher, launcher.outcome(capture()))
         rehearse(self.PLAN)
         assert len(launcher.programs) == 2

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from memplan import TrainingPlan, rehearse, rehearse_program
+from memplan.captures.snapshot import read_snapshot, totals_of
 from memplan.errors import ProgramError, VirtualDeviceError
-from memplan.snapshot import read_snapshot, totals_of
 from memplan.units import GiB, MiB
 from memplan.virtual.compiler import find_compiler
 from memplan.virtual.wheels import find_torch

@@ -6,7 +6,7 @@ import pytest
 
 from memplan import TrainingPlan, estimate
 from memplan.hardware import find_gpu
-from memplan.remedies import cards_that_hold, likely_changes
+from memplan.running.remedies import cards_that_hold, likely_changes
 from memplan.units import GiB
 
 PLAN = TrainingPlan(

@@ -6,7 +6,7 @@ from importlib.metadata import version
 import pytest
 
 from memplan.errors import CommandError, PlanError
-from memplan.requirements import check_requirements
+from memplan.running.requirements import check_requirements
 
 RICH = version("rich")
 

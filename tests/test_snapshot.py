@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from memplan.captures.snapshot import read_snapshot, totals_of
 from memplan.errors import SnapshotError
-from memplan.snapshot import read_snapshot, totals_of
 
 MIB = 2**20
 

@@ -4,7 +4,7 @@ import pytest
 
 from memplan.hardware import custom_gpu, find_gpu
 from memplan.plan import TrainingPlan
-from memplan.timing import timing_of
+from memplan.running.timing import timing_of
 
 CARD = find_gpu("h100-80gb")
 SEEN = {

@@ -19,13 +19,13 @@ from record_files import (
 )
 from typer.testing import CliRunner
 
-from memplan.cases import COMPONENTS, PEAKS
 from memplan.cli.app import app
 from memplan.errors import ProgramError
 from memplan.hardware import find_gpu
-from memplan.records import Found, records_under
-from memplan.replay import Replays
-from memplan.validate import validate
+from memplan.validation.cases import COMPONENTS, PEAKS
+from memplan.validation.records import Found, records_under
+from memplan.validation.replay import Replays
+from memplan.validation.validate import validate
 
 FEW = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 HUGE = plan_of(per_device_train_batch_size=512)
@@ -277,14 +277,14 @@ def test_cases_are_found_by_what_their_plans_set(tmp_path):
 @pytest.fixture
 def replayed(monkeypatch):
     """How often a plan is really rehearsed."""
-    module = import_module("memplan.replay")
+    module = import_module("memplan.validation.replay")
     runs = []
 
-    def run(words, allocator):
-        runs.append((words, allocator))
+    def rehearse(plan, allocator):
+        runs.append((plan, allocator))
         return report_of(plan_of(), source="rehearsed")
 
-    monkeypatch.setattr(module, "_run", run)
+    monkeypatch.setattr(module, "rehearsed_apart", rehearse)
     return runs
 
 
@@ -298,7 +298,7 @@ def test_a_rehearsal_is_made_once(tmp_path, replayed):
 def test_whatever_decides_it_makes_it_anew(tmp_path, replayed, monkeypatch, change):
     replays = Replays(tmp_path)
     replays.rehearse(plan_of())
-    module = import_module("memplan.replay")
+    module = import_module("memplan.validation.replay")
     plan, allocator = plan_of(), ""
     match change:
         case "plan":

@@ -90,7 +90,7 @@ def _versions() -> dict[str, str]:
             facts[package] = version(package)
         except PackageNotFoundError:
             facts[package] = "not installed (the closed form does not need it)"
-    from memplan.card import NEWEST_TORCH
+    from memplan.estimating.card import NEWEST_TORCH
 
     facts["newest torch whose constants are known"] = ".".join(map(str, NEWEST_TORCH))
     return facts

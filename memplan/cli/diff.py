@@ -52,9 +52,9 @@ def diff(
     Estimated, rehearsed or measured, in any pair; A is often the prediction. Exit code
     1: --fail-over was exceeded.
     """
+    from memplan.captures.reading import read_report
     from memplan.diff import diff as compare
     from memplan.diff import find_term
-    from memplan.reading import read_report
     from memplan.views.difference import as_data, show_difference
 
     name = find_term(term)

@@ -19,7 +19,7 @@ def gather(
     force: ForceOption = False,
 ) -> None:
     """Join the captures that the machines of one job wrote, each its own."""
-    from memplan.capture_file import is_capture
+    from memplan.captures.capture_file import is_capture
     from memplan.cli.show import opened
     from memplan.errors import CaptureFileError
 

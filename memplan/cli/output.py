@@ -16,8 +16,8 @@ from memplan.files import has_no_contents, whole_file
 from memplan.views.stdout import writing
 
 if TYPE_CHECKING:
-    from memplan.capture_file import CaptureFile
-    from memplan.process import Process
+    from memplan.captures.capture_file import CaptureFile
+    from memplan.captures.process import Process
     from memplan.report import MemoryReport
 
 
@@ -67,8 +67,8 @@ def emit_report(
     With what the processes saw, a file named `.mplan` is a capture. Redacted, neither
     tells of folders, commands and people.
     """
-    from memplan.capture_file import CaptureFile
-    from memplan.redaction import redact
+    from memplan.captures.capture_file import CaptureFile
+    from memplan.captures.redaction import redact
 
     capture = CaptureFile(report=report, processes=tuple(processes))
     if is_redacted:
@@ -84,7 +84,7 @@ def emit_capture(capture: "CaptureFile", file: Path, *, force: bool = False) -> 
     Raises:
         MemplanError: the file exists and `force` is not given, or cannot be written.
     """
-    from memplan.capture_file import is_capture, write_capture
+    from memplan.captures.capture_file import is_capture, write_capture
     from memplan.report import as_dict
 
     if is_capture(file):

@@ -133,8 +133,8 @@ def _write(
     is_redacted: bool,
 ) -> tuple[Path, "MemoryReport"]:
     """Write the capture of this node; where to, and what of the report is written."""
-    from memplan.capture_file import CaptureFile
-    from memplan.redaction import redact
+    from memplan.captures.capture_file import CaptureFile
+    from memplan.captures.redaction import redact
 
     capture = CaptureFile(report=report, processes=tuple(processes))
     if is_redacted:

@@ -25,9 +25,9 @@ from memplan.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from memplan.breakdown import Breakdown
-    from memplan.capture_file import CaptureFile
-    from memplan.process import Process
+    from memplan.captures.breakdown import Breakdown
+    from memplan.captures.capture_file import CaptureFile
+    from memplan.captures.process import Process
     from memplan.report import RankMemory
 
 TOP = 10
@@ -74,8 +74,8 @@ def show(
     With -o the capture or the report is written anew: `--redact -o shared.mplan` makes
     one to pass on.
     """
-    from memplan.gathering import report_of_rank
-    from memplan.redaction import redact as redacted
+    from memplan.captures.gathering import report_of_rank
+    from memplan.captures.redaction import redact as redacted
 
     check_output(output, force=force)
     capture = opened(files)
@@ -97,8 +97,8 @@ def show(
 
 def opened(files: list[Path]) -> "CaptureFile":
     """The capture of one file, or of several of the same job."""
-    from memplan.gathering import gathered
-    from memplan.reading import read_either
+    from memplan.captures.gathering import gathered
+    from memplan.captures.reading import read_either
 
     captures = [(file, read_either(file)) for file in files]
     return captures[0][1] if len(captures) == 1 else gathered(captures)
@@ -113,9 +113,9 @@ def _view(
     file: Path,
 ) -> tuple[Any, Callable[[], None]]:
     """What is asked for, as plain data and as a table."""
-    from memplan.breakdown import breakdown_of, components_of
-    from memplan.gathering import process_of_rank, report_of_rank
-    from memplan.rehearsal import source_of
+    from memplan.captures.breakdown import breakdown_of, components_of
+    from memplan.captures.gathering import process_of_rank, report_of_rank
+    from memplan.running.rehearsal import source_of
     from memplan.views import shown
 
     match by:
@@ -143,7 +143,7 @@ def _rows(
     breakdown: "Breakdown", source: str, top: int | None
 ) -> tuple[Any, Callable[[], None]]:
     """Rows that add up to the peak; as data all of them, unless some are asked for."""
-    from memplan.breakdown import flat, folded
+    from memplan.captures.breakdown import flat, folded
     from memplan.views.shown import show_breakdown
 
     rows = folded(breakdown.rows, top) if top else breakdown.rows

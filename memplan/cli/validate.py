@@ -18,8 +18,8 @@ from memplan.cli.output import (
 from memplan.cli.values import check_limit, parse_fraction
 
 if TYPE_CHECKING:
-    from memplan.records import Found
-    from memplan.validate import Validation
+    from memplan.validation.records import Found
+    from memplan.validation.validate import Validation
 
 
 def validate(
@@ -76,8 +76,8 @@ def validate(
     force: ForceOption = False,
 ) -> None:
     """Hold measured runs against what memplan says of their plans today."""
-    from memplan.replay import Replays, replays_folder
-    from memplan.validate import validate as run
+    from memplan.validation.replay import Replays, replays_folder
+    from memplan.validation.validate import validate as run
     from memplan.views.validation import as_data, show_validation
 
     check_limit(fail_over)
@@ -106,7 +106,7 @@ def validate(
 
 def _found(folders: "list[Path] | tuple[()]") -> "Found":
     """The records of the folders that were named, else memplan's own."""
-    from memplan.records import Found, measured_folder, records_under
+    from memplan.validation.records import Found, measured_folder, records_under
 
     if not folders:
         own = measured_folder()

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from memplan.card_at_hand import card_in_use
 from memplan.hardware import all_gpus
+from memplan.running.card_at_hand import card_in_use
 
 
 def fields_of_card() -> dict[str, Any]:

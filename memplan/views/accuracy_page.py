@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from memplan.accuracy import accuracy
-from memplan.cases import Engine
+from memplan.estimating.accuracy import accuracy
 from memplan.files import whole_file
 from memplan.units import format_gib
-from memplan.validate import Validation
+from memplan.validation.cases import Engine
+from memplan.validation.validate import Validation
 from memplan.views.pictures import (
     Picture,
     PictureError,

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from memplan.campaign import Sized
-from memplan.measuring import STATES, Outcome
+from memplan.campaign.measuring import STATES, Outcome
+from memplan.campaign.plans import Sized
 from memplan.units import GiB
 
 

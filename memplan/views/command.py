@@ -2,7 +2,7 @@
 
 import shlex
 
-from memplan.changes import command_words
+from memplan.estimating.changes import command_words
 from memplan.plan import TrainingPlan
 
 

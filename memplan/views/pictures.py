@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from memplan.cases import COMPONENTS, Case, Engine
 from memplan.units import GiB
-from memplan.validate import Validation
+from memplan.validation.cases import COMPONENTS, Case, Engine
+from memplan.validation.validate import Validation
 from memplan.views.validation import Row, component_rows, signed, trick_rows
 
 if TYPE_CHECKING:

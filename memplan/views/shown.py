@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from memplan.breakdown import Breakdown, Row, folded
+from memplan.captures.breakdown import Breakdown, Row, folded
 from memplan.report import MemoryReport, PhaseMemory, RankMemory
 from memplan.units import format_gib
 from memplan.views.curve import curve_of

@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from memplan.cases import COMPONENTS, PEAKS, Case, Engine, Errors, errors_of
-from memplan.validate import Validation
+from memplan.validation.cases import COMPONENTS, PEAKS, Case, Engine, Errors, errors_of
+from memplan.validation.validate import Validation
 from memplan.views.tables import labelled, print_lines
 
 SCHEMA_VERSION = 1

@@ -8,7 +8,7 @@ from captures import MIB, capture, out_of_memory_capture
 
 from memplan import TrainingPlan, estimate, to_json
 from memplan.hardware import find_gpu
-from memplan.rehearsal import Subject, out_of_memory_of, report_of
+from memplan.running.rehearsal import Subject, out_of_memory_of, report_of
 
 PLAN = TrainingPlan(model="gpt2", gpu="rtx-4090", torch="2.14")
 SUBJECT = Subject(gpu=find_gpu("rtx-4090"), plan=PLAN)
@@ -173,7 +173,7 @@ def test_mistakes_get_one_sentence_one_hint_and_exit_code_two(
 
 
 def test_captures_are_read_as_well_as_reports(memplan, pair, tmp_path):
-    from memplan.capture_file import CaptureFile, write_capture
+    from memplan.captures.capture_file import CaptureFile, write_capture
 
     path = tmp_path / "run.mplan"
     write_capture(CaptureFile(report=RUN, processes=()), path)

@@ -6,7 +6,7 @@ import pytest
 from capture_files import rank, written
 from captures import capture
 
-from memplan.capture_file import read_capture
+from memplan.captures.capture_file import read_capture
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import pytest
 from captures import capture, out_of_memory_capture
 
 from memplan import from_json
-from memplan.capture_file import read_capture
-from memplan.card_at_hand import CardAtHand
+from memplan.captures.capture_file import read_capture
 from memplan.errors import ProgramError
 from memplan.hardware import find_gpu
-from memplan.run import Performed
+from memplan.running.card_at_hand import CardAtHand
+from memplan.running.run import Performed
 
 PROGRAM = ("--", sys.executable, "-c", "pass")
 

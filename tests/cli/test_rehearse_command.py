@@ -9,7 +9,7 @@ from captures import capture, out_of_memory_capture
 
 from memplan import from_json
 from memplan.errors import ProgramError
-from memplan.run import Performed, VirtualCards
+from memplan.running.run import Performed, VirtualCards
 
 PROGRAM = ("rehearse", "--gpu", "rtx-4090", "--", sys.executable, "-c", "pass")
 

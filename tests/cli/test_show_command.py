@@ -10,7 +10,7 @@ from capture_files import BLOCKS, CURVE, block, capture_file, rank, written
 from captures import CAPTURE, MIB, capture
 
 from memplan import from_json
-from memplan.capture_file import read_capture
+from memplan.captures.capture_file import read_capture
 from memplan.report import to_json
 
 ALLOCATED = CAPTURE["peak"]["allocated_bytes"]

@@ -7,7 +7,7 @@ import pytest
 from record_files import keep, out_of_memory_on, plan_of, record_of
 
 from memplan.errors import ProgramError
-from memplan.records import measured_folder
+from memplan.validation.records import measured_folder
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def records(tmp_path):
 @pytest.fixture
 def nothing(monkeypatch, tmp_path):
     """memplan's own folder of records is not there."""
-    module = import_module("memplan.records")
+    module = import_module("memplan.validation.records")
     monkeypatch.setattr(module, "measured_folder", lambda: tmp_path / "no-such-folder")
 
 
@@ -58,7 +58,7 @@ def test_without_records_a_gate_cannot_tell(memplan, nothing):
 
 
 def test_memplan_s_own_folder_is_looked_into_by_default(memplan, records, monkeypatch):
-    module = import_module("memplan.records")
+    module = import_module("memplan.validation.records")
     monkeypatch.setattr(module, "measured_folder", lambda: records)
     assert memplan("validate").stdout.startswith("4 measured records")
 
@@ -119,10 +119,11 @@ def test_rehearsed_records_are_labelled_wherever_they_stand(memplan, records, tm
 def test_rehearsals_are_told_on_stderr_and_kept_where_it_is_said(
     memplan, records, tmp_path, monkeypatch
 ):
-    def run(words, allocator):
+    def refuse(plan, allocator):
         raise ProgramError("There is no compiler.", hint="x")
 
-    monkeypatch.setattr(import_module("memplan.replay"), "_run", run)
+    replay = import_module("memplan.validation.replay")
+    monkeypatch.setattr(replay, "rehearsed_apart", refuse)
     folder = tmp_path / "kept"
     out = memplan("validate", str(records), "--rehearse", "--keep", str(folder))
     assert "rehearsing 1 of 4: ended" in out.stderr

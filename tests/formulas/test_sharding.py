@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from memplan import TrainingPlan
+from memplan.estimating.step import trace_step
 from memplan.formulas.backward import run_backward
 from memplan.formulas.ddp import Ddp, ZeroRedundancy, bucket_bytes, largest_share
 from memplan.formulas.deepspeed import DeepSpeed
@@ -19,7 +20,6 @@ from memplan.formulas.stacks import repeat_layers
 from memplan.formulas.tape import Tape
 from memplan.formulas.weights import ModelStates, shard_states
 from memplan.models import find_model
-from memplan.step import trace_step
 from memplan.units import MiB
 
 RANKS = 4

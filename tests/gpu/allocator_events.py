@@ -9,7 +9,7 @@ addresses.
 
 from itertools import groupby, zip_longest
 
-from memplan.snapshot import read_snapshot
+from memplan.captures.snapshot import read_snapshot
 
 LETTERS = {
     "alloc": "a",

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from memplan import TrainingPlan
-from memplan.card import card_context
+from memplan.estimating.card import card_context
 from memplan.hardware import find_gpu, gpu_names
 from memplan.units import MiB
 

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from memplan.capture_file import read_capture
+from memplan.captures.capture_file import read_capture
 from memplan.recording import NO_DEVICE
 
 pytest.importorskip("lightning")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from memplan.capture_file import read_capture
+from memplan.captures.capture_file import read_capture
 from memplan.errors import CaptureFileError
 from memplan.recording import NO_DEVICE
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from record_files import keep, out_of_memory_on, plan_of, record_of
 
-from memplan.accuracy import accuracy
-from memplan.records import Found, measured_folder, records_under
-from memplan.replay import Replays, replays_folder
-from memplan.validate import validate
+from memplan.estimating.accuracy import accuracy
+from memplan.validation.records import Found, measured_folder, records_under
+from memplan.validation.replay import Replays, replays_folder
+from memplan.validation.validate import validate
 from memplan.views.accuracy_page import NAMES, NO_PICTURE, page_of, write_page
 from memplan.views.pictures import (
     Picture,

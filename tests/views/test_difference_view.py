@@ -9,8 +9,8 @@ from rich.console import Console
 
 from memplan.diff import diff
 from memplan.hardware import find_gpu
-from memplan.rehearsal import Subject, report_of
 from memplan.report import RankMemory
+from memplan.running.rehearsal import Subject, report_of
 from memplan.units import MiB
 from memplan.views.difference import show_difference
 

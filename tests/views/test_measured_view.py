@@ -10,8 +10,8 @@ from captures import capture
 from rich.console import Console
 
 from memplan.hardware import find_gpu
-from memplan.rehearsal import Subject, report_of
 from memplan.report import HostMemory, RankMemory, StepTiming, from_json, to_json
+from memplan.running.rehearsal import Subject, report_of
 from memplan.units import GiB, MiB
 from memplan.views.measured import ranks, rates, times
 from memplan.views.terminal import show_report

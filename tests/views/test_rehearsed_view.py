@@ -8,8 +8,8 @@ from captures import CAPTURE, capture, figures, out_of_memory_capture, step
 from rich.console import Console
 
 from memplan.hardware import find_gpu
-from memplan.rehearsal import Subject, out_of_memory_of, report_of
 from memplan.report import Remedy
+from memplan.running.rehearsal import Subject, out_of_memory_of, report_of
 from memplan.units import GiB, MiB
 from memplan.views.terminal import show_report
 

@@ -112,6 +112,8 @@ class LlavaConfig:
     vision_feature_layer: int = field(default=-2, metadata={"is_index": True})
     """Which hidden states of the tower are read: before its first layer, or after one
     of them; from the end where it is negative."""
+    image_token_index: int | None = None
+    """Of the placeholder in the vocabulary."""
     vision_feature_select_strategy: Literal["default", "full"] = "default"
     multimodal_projector_bias: bool = True
     tie_word_embeddings: bool = False

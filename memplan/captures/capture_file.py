@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from memplan.captures.process import Process, process_of
 from memplan.errors import CaptureFileError, MemplanError
 from memplan.files import whole_file
-from memplan.process import Process, process_of
 from memplan.report import MemoryReport, from_json, to_json
 from memplan.units import MiB
 from memplan.untrusted import plain_data

@@ -8,13 +8,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from memplan.capture_file import CaptureFile
+from memplan.captures.capture_file import CaptureFile
+from memplan.captures.process import Process
 from memplan.errors import CaptureFileError
 from memplan.hardware import custom_gpu
-from memplan.process import Process
-from memplan.ranks import DIED, with_ranks
-from memplan.rehearsal import Subject, has_something_to_report, most_loaded, report_of
 from memplan.report import MemoryReport, RankMemory
+from memplan.running.ranks import DIED, with_ranks
+from memplan.running.rehearsal import (
+    Subject,
+    has_something_to_report,
+    most_loaded,
+    report_of,
+)
 
 Named = tuple[Path, CaptureFile]
 LOCAL_RANK = ("--local-rank", "--local_rank")

@@ -6,7 +6,7 @@ report = read_report(Path("of3b.mplan"))
 import os
 from pathlib import Path
 
-from memplan.capture_file import CaptureFile, is_capture, read_capture
+from memplan.captures.capture_file import CaptureFile, is_capture, read_capture
 from memplan.errors import MemplanError
 from memplan.report import MemoryReport, from_json
 from memplan.units import MiB

@@ -26,7 +26,7 @@ from memplan.report import (
     Source,
 )
 from memplan.runner.settings import STEADY_STEPS
-from memplan.timing import timing_of
+from memplan.running.timing import timing_of
 from memplan.units import format_gib
 
 Capture = Mapping[str, Any]

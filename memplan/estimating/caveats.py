@@ -4,15 +4,15 @@ One line each, printed with every report: an option that moves memory and is not
 modelled is named here, never dropped in silence.
 """
 
-from memplan.accuracy import fragmentation_line
-from memplan.card import NEWEST_TORCH
+from memplan.estimating.accuracy import fragmentation_line
+from memplan.estimating.card import NEWEST_TORCH
+from memplan.estimating.rank import micro_batches_in_flight
 from memplan.formulas.optimizers import find_optimizer
 from memplan.formulas.parallel import WHOLE
 from memplan.formulas.weights import STORED_DTYPE
 from memplan.models import Model
 from memplan.models.batch import batch_of, seq_len_of
 from memplan.plan import TrainingPlan
-from memplan.rank import micro_batches_in_flight
 
 ASSUMED_SIZES = ("seq_len", "target_seq_len", "images_per_sample", "image_size")
 INPUT_OF_SIZE = {

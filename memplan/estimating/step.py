@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from memplan.errors import PlanError, UnknownNameError
+from memplan.estimating.rank import micro_batches_in_flight
 from memplan.formulas.allocator import block_bytes
 from memplan.formulas.backward import run_backward
 from memplan.formulas.ddp import Ddp, ZeroRedundancy
@@ -38,7 +39,6 @@ from memplan.models import Model
 from memplan.models.batch import batch_of
 from memplan.models.trainable import trainable_patterns
 from memplan.plan import TrainingPlan
-from memplan.rank import micro_batches_in_flight
 
 
 @dataclass(slots=True)

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from memplan.changes import as_flags, command_words
 from memplan.diff import Difference
+from memplan.estimating.changes import as_flags, command_words
 from memplan.plan import TrainingPlan
-from memplan.replay import as_command
 from memplan.report import Components
+from memplan.validation.replay import as_command
 
 Engine = Literal["estimated", "rehearsed"]
 Verdict = Literal["ran", "false alarm", "foretold", "missed"]

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from memplan.campaign import Entry
+from memplan.campaign.plans import Entry
 from memplan.errors import MemplanError
-from memplan.records import Ended
 from memplan.report import MemoryReport
 from memplan.runner.launch import GRACE_S
 from memplan.runner.training.turn import VARIABLE
+from memplan.validation.records import Ended
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PATIENCE_S = 2 * GRACE_S

@@ -8,8 +8,8 @@ shown without saying so.
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from memplan.changes import CHANGES_ANSWERS, Fields, as_flags, less_exact
 from memplan.errors import MemplanError
+from memplan.estimating.changes import CHANGES_ANSWERS, Fields, as_flags, less_exact
 from memplan.plan import TrainingPlan
 from memplan.report import Saving
 

@@ -7,7 +7,8 @@ of a rank that was killed there is none, and the others know how many they were.
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from memplan.rehearsal import (
+from memplan.report import MemoryReport, RankMemory
+from memplan.running.rehearsal import (
     Capture,
     Subject,
     has_something_to_report,
@@ -15,7 +16,6 @@ from memplan.rehearsal import (
     peak_of,
     report_of,
 )
-from memplan.report import MemoryReport, RankMemory
 
 DIED = "died"
 

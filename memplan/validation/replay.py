@@ -21,12 +21,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import memplan
-from memplan.changes import command_words
 from memplan.errors import MemplanError, ProgramError
+from memplan.estimating.changes import command_words
 from memplan.files import whole_file
 from memplan.plan import TrainingPlan
 from memplan.report import MemoryReport, from_json, to_json
-from memplan.run import ALLOCATOR_SETTINGS
+from memplan.running.run import ALLOCATOR_SETTINGS
 
 SETTINGS = ALLOCATOR_SETTINGS[0]
 FITS, DOES_NOT_FIT = 0, 1

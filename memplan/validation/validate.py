@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from memplan.cases import PLAIN, Case, Engine, Errors, Verdict, errors_of
 from memplan.diff import diff
 from memplan.errors import MemplanError
 from memplan.estimate import estimate
 from memplan.hardware import find_gpu
 from memplan.plan import TrainingPlan
-from memplan.records import Found, Record
 from memplan.report import MemoryReport
+from memplan.validation.cases import PLAIN, Case, Engine, Errors, Verdict, errors_of
+from memplan.validation.records import Found, Record
 
 Reference = Literal["measured", "rehearsed"]
 DEFAULT_ALLOCATOR = "caching allocator, default settings"

@@ -12,11 +12,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from memplan.endings import failure_of, nothing_seen
 from memplan.errors import ProgramError, VirtualDeviceError
 from memplan.plan import TrainingPlan
-from memplan.ranks import rank_rows, with_ranks
-from memplan.rehearsal import (
+from memplan.report import MemoryReport
+from memplan.runner.launch import Outcome, Program, launch
+from memplan.runner.settings import STEADY_STEPS
+from memplan.running.endings import failure_of, nothing_seen
+from memplan.running.ranks import rank_rows, with_ranks
+from memplan.running.rehearsal import (
     Capture,
     Subject,
     completed,
@@ -25,9 +28,6 @@ from memplan.rehearsal import (
     out_of_memory_of,
     report_of,
 )
-from memplan.report import MemoryReport
-from memplan.runner.launch import Outcome, Program, launch
-from memplan.runner.settings import STEADY_STEPS
 from memplan.virtual import virtual_environment
 
 ALLOCATOR_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from memplan.capture_file import CaptureFile
-from memplan.process import process_of
+from memplan.captures.capture_file import CaptureFile
+from memplan.captures.process import process_of
 from memplan.report import MemoryReport, as_dict, from_json
 
 REDACTED = "<redacted>"

@@ -7,10 +7,10 @@ estimated, to see whether rehearsing it is worth the time.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from memplan.card import card_context, card_of
-from memplan.changes import CHANGES_ANSWERS, Fields, as_flags, less_exact
 from memplan.errors import MemplanError
 from memplan.estimate import need_seen_from
+from memplan.estimating.card import card_context, card_of
+from memplan.estimating.changes import CHANGES_ANSWERS, Fields, as_flags, less_exact
 from memplan.hardware import Gpu, all_gpus
 from memplan.plan import TrainingPlan
 from memplan.report import Remedy

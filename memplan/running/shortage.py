@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from memplan.errors import MemplanError, ProgramError
-from memplan.rehearsal import lowest_capability, out_of_memory_of, report_of
-from memplan.remedies import cards_that_hold, likely_changes
 from memplan.report import MemoryReport, OutOfMemory, Remedy
-from memplan.run import (
+from memplan.runner.training.refusals import check
+from memplan.running.rehearsal import lowest_capability, out_of_memory_of, report_of
+from memplan.running.remedies import cards_that_hold, likely_changes
+from memplan.running.run import (
     ALLOCATOR_SETTINGS,
     Performed,
     Profiled,
@@ -23,7 +24,6 @@ from memplan.run import (
     profiled_of,
     training_program,
 )
-from memplan.runner.training.refusals import check
 
 UNLIMITED_BYTES = 2**42
 """A card of 4 TiB: no run needs more on one GPU."""

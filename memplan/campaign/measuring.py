@@ -20,13 +20,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from memplan.attempt import Answer, Attempt
-from memplan.campaign import Sized
+from memplan.campaign.attempt import Answer, Attempt
+from memplan.campaign.plans import Sized
 from memplan.errors import MemplanError, RecordError
-from memplan.records import Record, read_record, same_question, write_record
 from memplan.report import MemoryReport
 from memplan.runner.training.refusals import check
 from memplan.units import GiB
+from memplan.validation.records import Record, read_record, same_question, write_record
 
 State = Literal[
     "finished",

@@ -20,11 +20,11 @@ from typing import Any
 from memplan.errors import MemplanError, ProfileError
 from memplan.estimate import estimate
 from memplan.plan import TrainingPlan
-from memplan.records import Found, Record, record_of
-from memplan.replay import rehearsed_apart
 from memplan.report import MemoryReport
 from memplan.runner.training.refusals import check
 from memplan.units import GiB
+from memplan.validation.records import Found, Record, record_of
+from memplan.validation.replay import rehearsed_apart
 
 LARGEST_BYTES = 1024 * GiB
 """A plan beyond it is nobody's: batch and length were drawn apart."""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from textwrap import shorten
 
 from memplan.errors import ProgramError
-from memplan.ranks import missing_ranks
-from memplan.rehearsal import Capture, out_of_memory_of
 from memplan.runner.launch import Outcome
+from memplan.running.ranks import missing_ranks
+from memplan.running.rehearsal import Capture, out_of_memory_of
 
 LONGEST_ERROR = 120
 OWN_ERROR = "That is the program's own error; what it printed is above."

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from memplan.captures.process import Process
 from memplan.errors import CaptureFileError
-from memplan.process import Process
 from memplan.report import MemoryReport
 
 By = Literal["component", "module", "line"]

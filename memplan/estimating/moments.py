@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from memplan.estimating.step import Held, Step
 from memplan.report import Components, PhaseMemory
-from memplan.step import Held, Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 
-from memplan.accuracy import KINDS, Accuracy
-from memplan.cases import Case
-from memplan.validate import Validation
+from memplan.estimating.accuracy import KINDS, Accuracy
+from memplan.validation.cases import Case
+from memplan.validation.validate import Validation
 
 Key = tuple[str, str]
 """The kind of plan and the card."""

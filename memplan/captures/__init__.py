@@ -1,0 +1,1 @@
+"""What a run showed, as files: written, read, joined, made safe to share."""

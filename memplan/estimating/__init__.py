@@ -1,0 +1,1 @@
+"""What the closed form is made of: the step, its moments, the card, its band."""

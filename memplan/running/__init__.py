@@ -1,0 +1,1 @@
+"""From a program and a card to a report: started, watched, and picked from."""

@@ -1,0 +1,1 @@
+"""Predictions held against runs: records, the grid, and the errors of both."""
