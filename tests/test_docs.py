@@ -23,7 +23,11 @@ STATED = [
     ("source/nccl_collectives.c", "((size_t)16 << 20)", "values | 4 KiB, 16 MiB"),
     ("source/nvml.c", '"580.65.06" : "570.86.10"', "580.65.06, 570.86.10"),
     ("source/nvml_state.c", "ROOM_TEMPERATURE 25", "25 °C"),
-    ("../estimating/card.py", "ASSUMED_CONTEXT_BYTES = 500 * MiB", "other cards | 500 MiB"),
+    (
+        "../estimating/card.py",
+        "ASSUMED_CONTEXT_BYTES = 500 * MiB",
+        "other cards | 500 MiB",
+    ),
     ("../estimating/card.py", "NCCL_BYTES = 1536 * MiB", "NCCL's buffers | 1.5 GiB"),
     ("../hardware.py", "ASSUMED_SMS = 108", "108 where not known"),
     ("../running/shortage.py", "UNLIMITED_BYTES = 2**42", "| 4 TiB"),
