@@ -95,7 +95,7 @@ def test_rehearsed_records_say_nothing_of_a_card(tmp_path):
     folder = keep(tmp_path, played=record_of(plan_of(), source="rehearsed"))
     assert accuracies_of(validate(records_under(folder))) == {}
     with pytest.raises(ValueError, match="nothing of a card"):
-        accuracies_of(validate(records_under(folder), as_rehearsed=True))
+        accuracies_of(validate(records_under(folder), against="rehearsed"))
 
 
 def test_no_records_are_no_file():

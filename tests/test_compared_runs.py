@@ -95,7 +95,7 @@ def test_a_rehearsed_record_is_refused_as_a_measurement(memplan, records):
 
 
 def test_predictions_are_near_and_rehearsals_are_kept(memplan, records, tmp_path):
-    words = ("validate", records, "--as-rehearsed", "--rehearse", "--json")
+    words = ("validate", records, "--against", "rehearsed", "--rehearse", "--json")
     done = memplan(*words, "--keep", tmp_path, "--fail-over", "1%")
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)
@@ -125,7 +125,7 @@ def test_out_of_memory_that_is_foretold_is_right(memplan, run, tmp_path):
         measured_at="2026-11-23",
     )
     write_record(record, tmp_path / "gpt2.json")
-    done = memplan("validate", tmp_path, "--as-rehearsed", "--json")
+    done = memplan("validate", tmp_path, "--against", "rehearsed", "--json")
     assert [case["verdict"] for case in json.loads(done.stdout)["cases"]] == [
         "foretold"
     ]

@@ -179,7 +179,7 @@ def test_measured_and_rehearsed_records_are_never_mixed(tmp_path):
         played=record_of(plan_of(), source="rehearsed"),
         real=record_of(plan_of()),
     )
-    validation = validated(tmp_path, as_rehearsed=True)
+    validation = validated(tmp_path, against="rehearsed")
     assert validation.reference == "rehearsed"
     assert [case.entry for case in validation.cases] == ["played"]
     assert "it is measured" in validation.skipped[0].reason

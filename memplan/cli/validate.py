@@ -1,5 +1,6 @@
 """`memplan validate`: records of measurements against today's predictions."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
     from memplan.validation.validate import Validation
 
 
+class Against(StrEnum):
+    """What predictions are held against."""
+
+    MEASURED = "measured"
+    REHEARSED = "rehearsed"
+
+
 def validate(
     folders: Annotated[
         list[Path] | None,
@@ -42,13 +50,14 @@ def validate(
             show_default=False,
         ),
     ] = None,
-    as_rehearsed: Annotated[
-        bool,
+    against: Annotated[
+        Against,
         typer.Option(
-            "--as-rehearsed",
-            help="Take records of the virtual card, and no others, to try this out.",
+            "--against",
+            help="rehearsed takes records of the virtual card, and no others: those "
+            "of the grid, where no folder is named.",
         ),
-    ] = False,
+    ] = Against.MEASURED,
     fail_over: Annotated[
         Any,
         typer.Option(
@@ -84,9 +93,9 @@ def validate(
     check_output(output, force=force)
     check_output(page, force=True)
     validation = run(
-        _found(folders or ()),
+        _found(folders or (), against),
         rehearse=Replays(kept or replays_folder()).rehearse if rehearse else None,
-        as_rehearsed=as_rehearsed,
+        against=against.value,
         say=lambda line: typer.echo(line, err=True),
     )
     if page is not None:
@@ -104,10 +113,13 @@ def validate(
         _gate(validation, fail_over)
 
 
-def _found(folders: "list[Path] | tuple[()]") -> "Found":
+def _found(folders: "list[Path] | tuple[()]", against: Against) -> "Found":
     """The records of the folders that were named, else memplan's own."""
+    from memplan.validation.grid import rehearsed
     from memplan.validation.records import Found, measured_folder, records_under
 
+    if not folders and against is Against.REHEARSED:
+        return rehearsed()
     if not folders:
         own = measured_folder()
         return records_under(own) if own.is_dir() else Found()

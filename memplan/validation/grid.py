@@ -93,19 +93,30 @@ def keep(record: Record) -> None:
         file.write(json.dumps(asdict(record)) + "\n")
 
 
-def draw_missing() -> dict[str, int]:
-    """Draw the families that have no plans yet; how many of each."""
+def draw() -> dict[str, int]:
+    """Draw what is not there, or cannot be run any more; how many of each family."""
     axes = read_axes()
-    there = {planned.family for planned in grid()}
-    drawn_now = {
-        family: tuple(drawn(axes, family))
-        for family in axes["family"]
-        if family not in there
-    }
-    with (_folder() / PLANS).open("a", encoding="utf-8") as file:
-        for plans in drawn_now.values():
-            file.writelines(as_line(planned) + "\n" for planned in plans)
-    return {family: len(plans) for family, plans in drawn_now.items()}
+    there = {planned.name: planned for planned in grid()}
+    count = dict.fromkeys(axes["family"], 0)
+    lines = []
+    for family in axes["family"]:
+        for new in drawn(axes, family):
+            old = there.get(new.name)
+            if old is None or not is_runnable(old.plan):
+                count[family] += 1
+                old = new
+            lines.append(as_line(old) + "\n")
+    (_folder() / PLANS).write_text("".join(lines), encoding="utf-8")
+    return count
+
+
+def is_runnable(plan: TrainingPlan) -> bool:
+    """Whether a plan can be rehearsed, and is of a size that somebody trains."""
+    try:
+        check(plan)
+        return estimate(plan).peak.allocated_bytes <= LARGEST_BYTES
+    except MemplanError:
+        return False
 
 
 def drawn(axes: Mapping[str, Any], family: str) -> Iterator[Planned]:
@@ -181,11 +192,9 @@ def _plan_if_runnable(
         return None
     try:
         plan = TrainingPlan(**given)
-        check(plan)
-        is_small = estimate(plan).peak.allocated_bytes <= LARGEST_BYTES
     except MemplanError:
         return None
-    return plan if is_small else None
+    return plan if is_runnable(plan) else None
 
 
 def _planned(line: dict[str, Any]) -> Planned:

@@ -93,7 +93,7 @@ def validate(
     found: Found,
     *,
     rehearse: Rehearse | None = None,
-    as_rehearsed: bool = False,
+    against: Reference = "measured",
     say: Say = lambda line: None,
 ) -> Validation:
     """Hold every record against today's estimate, and with `rehearse` a rehearsal too.
@@ -101,10 +101,9 @@ def validate(
     Args:
         found: what `records_under` found.
         rehearse: makes a rehearsal, as `Replays.rehearse` does; None: none are made.
-        as_rehearsed: take records of the virtual card, and no others, to try this.
+        against: rehearsed takes the records of the virtual card, and no others.
         say: is told what is being rehearsed.
     """
-    reference: Reference = "rehearsed" if as_rehearsed else "measured"
     engines: tuple[Engine, ...] = (
         ("estimated", "rehearsed") if rehearse else ("estimated",)
     )
@@ -112,7 +111,7 @@ def validate(
     skipped = [Skipped(path=path, reason=reason) for path, reason in found.broken]
     usable = []
     for path, record in found.records:
-        reason = _refused(record, reference)
+        reason = _refused(record, against)
         if reason is None:
             usable.append((path, record))
         else:
@@ -127,9 +126,9 @@ def validate(
                 reason = f"not {engine}: {error.message}"
                 skipped.append(Skipped(path=path, reason=reason))
     return Validation(
-        reference=reference,
+        reference=against,
         engines=engines,
-        num_records=len({case.path for case in cases}),
+        num_records=len({(case.path, case.entry) for case in cases}),
         cases=tuple(cases),
         skipped=tuple(skipped),
     )
@@ -143,7 +142,9 @@ def _refused(record: Record, reference: Reference) -> str | None:
     if record.report.source != reference:
         if reference == "rehearsed":
             return "it is measured, and rehearsed ones are asked for"
-        return "it says rehearsed, which is no measurement (--as-rehearsed takes it)"
+        return (
+            "it says rehearsed, which is no measurement (--against rehearsed takes it)"
+        )
     if record.ended in UNUSABLE:
         return UNUSABLE[record.ended]
     return None

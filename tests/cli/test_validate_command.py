@@ -106,7 +106,7 @@ def test_several_folders_are_one(memplan, records, tmp_path):
 
 def test_rehearsed_records_are_labelled_wherever_they_stand(memplan, records, tmp_path):
     page = tmp_path / "page.md"
-    words = ("validate", str(records), "--as-rehearsed", "--write", str(page))
+    words = ("validate", str(records), "--against", "rehearsed", "--write", str(page))
     out = memplan(*words)
     assert out.stdout.startswith("1 rehearsed, not measured, record")
     assert "; rehearsed 2026-11-23" in out.stdout

@@ -22,6 +22,8 @@ NOT_RUN = {
     "expert_parallel": "Expert parallelism",
 }
 """What accelerate's own training step does not do."""
+SHARED_TABLE = ("t5", "blip2", "instructblip", "mmicl")
+"""Families in which several modules have one embedding table."""
 
 
 def check(plan: TrainingPlan) -> Model:
@@ -39,7 +41,7 @@ def check(plan: TrainingPlan) -> Model:
     plan = generation_of(plan, model)
     batch_of(plan, model)
     _check_parallelism(plan)
-    _check_sharding(plan)
+    _check_sharding(plan, model)
     if plan.accounting != "torch":
         raise PlanError(
             f"The accounting {plan.accounting} is a convention, and no way to run.",
@@ -91,27 +93,61 @@ def _check_parallelism(plan: TrainingPlan) -> None:
         )
 
 
-def _check_sharding(plan: TrainingPlan) -> None:
+def _check_sharding(plan: TrainingPlan, model: Model) -> None:
     """What libraries do not do with sharded tensors, as of those in CI."""
-    optimizer = find_optimizer(plan.optim)
-    if _is_fsdp2(plan) and optimizer.implementation in ("8bit", "32bit"):
+    if _is_fsdp2(plan):
+        _check_fsdp2(plan, model)
+    if _is_deepspeed(plan) and has_scalars(model):
         raise PlanError(
-            f"The optimizer {plan.optim} is bitsandbytes', which has no rule for the "
-            "sharded tensors of FSDP2.",
-            hint="Choose --sharding deepspeed, or an optimizer of PyTorch's.",
+            "DeepSpeed cannot broadcast parameters without a dimension, and "
+            f"{model.name} has such.",
+            hint="Leave --zero-stage out; `estimate` covers it.",
         )
-    if _is_fsdp2(plan) and optimizer.algorithm == "adafactor":
-        raise PlanError(
-            "transformers' Adafactor mixes whole and sharded tensors, which FSDP2 "
-            "refuses.",
-            hint="Choose --sharding deepspeed, or --optim torch_adafactor.",
-        )
-    if plan.quantization != "none" and _is_deepspeed(plan) and plan.zero_stage == 3:
+    if _is_deepspeed(plan) and plan.zero_stage == 3 and plan.quantization != "none":
         raise PlanError(
             f"A base in {plan.quantization} is not run under DeepSpeed's stage 3: that "
             "partitions parameters as they are made.",
             hint="Choose --zero-stage 2.",
         )
+
+
+def _check_fsdp2(plan: TrainingPlan, model: Model) -> None:
+    optimizer = find_optimizer(plan.optim)
+    if optimizer.implementation in ("8bit", "32bit"):
+        raise PlanError(
+            f"The optimizer {plan.optim} is bitsandbytes', which has no rule for the "
+            "sharded tensors of FSDP2.",
+            hint="Choose --sharding deepspeed, or an optimizer of PyTorch's.",
+        )
+    if optimizer.algorithm in ("adafactor", "torch_adafactor"):
+        raise PlanError(
+            "Adafactor, transformers' and PyTorch's, does what FSDP2 refuses with "
+            "sharded tensors.",
+            hint="Choose --sharding deepspeed, or --optim adamw.",
+        )
+    if plan.quantization == "int8":
+        raise PlanError(
+            "FSDP2 makes new parameters of its shards, which lose what bitsandbytes "
+            "keeps beside int8 weights.",
+            hint="Choose --quantization nf4.",
+        )
+    if has_scalars(model):
+        raise PlanError(
+            f"FSDP2 refuses scalar parameters, and {model.name} has such.",
+            hint="Leave --zero-stage out; `estimate` covers it.",
+        )
+    if model.family.name in SHARED_TABLE:
+        raise PlanError(
+            f"The table that encoder and decoder of {model.name} share comes to two "
+            "groups of FSDP2, which refuses that.",
+            hint="Choose --sharding deepspeed; `estimate` covers both.",
+        )
+
+
+def has_scalars(model: Model) -> bool:
+    """Whether some parameters have no dimension: a temperature, a gate."""
+    is_paper = getattr(model.config, "is_paper", False)
+    return model.family.name in ("clip", "pe_net") or is_paper
 
 
 def _is_fsdp2(plan: TrainingPlan) -> bool:
@@ -154,12 +190,6 @@ def _check_generation(plan: TrainingPlan, model: Model) -> None:
 
 
 def _check_model(plan: TrainingPlan, model: Model) -> None:
-    is_sharded = _is_fsdp2(plan)
-    if is_sharded and getattr(model.config, "is_paper", False):
-        raise PlanError(
-            f"FSDP2 refuses scalar parameters, and the gates of {model.name} are such.",
-            hint="Choose --sharding deepspeed.",
-        )
     if model.family.name == "pe_net" and STORED_DTYPE[plan.precision] != "fp32":
         raise PlanError(
             "RoIAlign wants features and boxes in one dtype, and boxes are fp32.",

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="building a model needs torch")
 pytest.importorskip("transformers", reason="the models are those of transformers")
 
 from memplan.runner.training.model import build_config, build_model, set_ties  # noqa: E402
+from memplan.runner.training.refusals import has_scalars  # noqa: E402
 from memplan.runner.training.trainable import add_adapters  # noqa: E402
 
 
@@ -28,6 +29,7 @@ def test_a_preset_is_built_with_the_parameters_it_states(name):
     built = on_meta(model)
     expected = read_preset(name)["parameters"]["total"]
     assert sum(p.numel() for p in built.parameters()) == expected
+    assert has_scalars(model) == any(p.dim() == 0 for p in built.parameters())
 
 
 @pytest.mark.parametrize("name", ["openflamingo-tiny", "flamingo-tiny"])

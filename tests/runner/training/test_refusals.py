@@ -31,7 +31,7 @@ def plan(**fields):
         ({"model": "flamingo-tiny", "num_gpus": 2, "zero_stage": 3}, "scalar"),
         ({"optim": "lion", "num_gpus": 2, "zero_stage": 3}, "no rule"),
         ({"optim": "adamw_8bit", "num_gpus": 2, "zero_stage": 2}, "no rule"),
-        ({"optim": "adafactor", "num_gpus": 2, "zero_stage": 3}, "mixes whole"),
+        ({"optim": "adafactor", "num_gpus": 2, "zero_stage": 3}, "Adafactor"),
         (
             {
                 "trainable": "lora",
@@ -42,6 +42,26 @@ def plan(**fields):
             },
             "not run under",
         ),
+        ({"optim": "torch_adafactor", "num_gpus": 2, "zero_stage": 2}, "Adafactor"),
+        (
+            {
+                "trainable": "lora",
+                "quantization": "int8",
+                "num_gpus": 2,
+                "zero_stage": 3,
+            },
+            "int8 weights",
+        ),
+        (
+            {
+                "model": "clip-vit-base-patch32",
+                "num_gpus": 2,
+                "zero_stage": 1,
+                "sharding": "deepspeed",
+            },
+            "without a dimension",
+        ),
+        ({"model": "t5-large", "num_gpus": 2, "zero_stage": 3}, "two groups"),
         ({"model": "pe-net-tiny", "seq_len": None, "precision": "bf16-pure"}, "RoI"),
         ({"model": "mmicl-tiny", "seq_len": None, "precision": "fp32"}, "autocast"),
         (
