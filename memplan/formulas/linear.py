@@ -131,10 +131,11 @@ def matmul_weight(
 def _linear_4bit(t: Tape, x: Tensor, weight: Weight, out_features: int) -> Tensor:
     """bitsandbytes' `Linear4bit`: in its compute dtype, whatever the input's is.
 
-    Nothing is saved. The weight is dequantized for the product, forward and backward,
-    and freed after it. A forward over at most 1536 rows can do without, by a kernel of
-    its own (`backends/cuda/ops.py`, gemm_4bit): not counted (`nn/modules.py`,
-    `autograd/_functions.py` of 0.50).
+    Nothing is saved. The operator is bitsandbytes' own, which selective checkpointing
+    does not know to keep. The weight is dequantized for the product, forward and
+    backward, and freed after it. A forward over at most 1536 rows can do without, by a
+    kernel of its own (`backends/cuda/ops.py`, gemm_4bit): not counted
+    (`nn/modules.py`, `autograd/_functions.py` of 0.50).
     """
     product = t.apply(
         "4-bit linear",
@@ -143,7 +144,6 @@ def _linear_4bit(t: Tape, x: Tensor, weight: Weight, out_features: int) -> Tenso
         weight.dtype,
         scratch_bytes=weight.num_bytes,
         backward_scratch_bytes=weight.num_bytes,
-        is_expensive=True,
     )
     return cast(t, product, x.dtype)
 
@@ -151,11 +151,12 @@ def _linear_4bit(t: Tape, x: Tensor, weight: Weight, out_features: int) -> Tenso
 def _linear_8bit(t: Tape, x: Tensor, weight: Weight, out_features: int) -> Tensor:
     """bitsandbytes' `Linear8bitLt` (LLM.int8): product in int8, result in x's dtype.
 
-    Pinned: the input. Forward quantizes it, from a copy in fp16 and beside its
-    magnitudes and a mask of outliers, then holds the product in int32 and in fp16.
-    Backward copies the weight to the dtype of the input. Columns with values from 6.0
-    on are multiplied apart: how many there are depends on the data, and they are not
-    counted (`autograd/_functions.py`, `backends/cuda/ops.py` of 0.50).
+    Pinned: the input. Selective checkpointing does not know the operator. Forward
+    quantizes its input, from a copy in fp16 and beside its magnitudes and a mask of
+    outliers, then holds the product in int32 and in fp16. Backward copies the weight to
+    the dtype of the input. Columns with values from 6.0 on are multiplied apart: how
+    many there are depends on the data, and they are not counted
+    (`autograd/_functions.py`, `backends/cuda/ops.py` of 0.50).
     """
     rows, item_bytes = prod(x.shape[:-1]), ITEM_BYTES[x.dtype]
     num_inputs, num_outputs = rows * x.shape[-1], rows * out_features
@@ -170,5 +171,4 @@ def _linear_8bit(t: Tape, x: Tensor, weight: Weight, out_features: int) -> Tenso
         pinned=(x,),
         scratch_bytes=max(multiplying, quantizing - num_outputs * item_bytes),
         backward_scratch_bytes=item_bytes * prod(weight.shape) + 4 * out_features,
-        is_expensive=True,
     )

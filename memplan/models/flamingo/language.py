@@ -138,7 +138,12 @@ class ChinchillaLayer:
         return add(t, hidden_states, linear(t, "down", inner, D, bias=False))
 
     def attention(self, t: Tape, x: Tensor) -> Tensor:
-        """Scores of contents and of distances, added, masked, softmax in fp32."""
+        """Scores of contents and of distances, added, masked, softmax in fp32.
+
+        The projected positions are the same for all samples, and copied for each to be
+        multiplied. `gather`, which picks a distance's score, saves what it picks from,
+        and from which place.
+        """
         config = self.config
         B, L, D = x.shape
         heads = (B, config.num_attention_heads, L, config.head_size)
@@ -149,8 +154,22 @@ class ChinchillaLayer:
             relative = linear(t, "relative", self.positions, D, bias=False)
             distance = t.view(relative, (1, *heads[1:]))
             scores = matmul(t, query, key, (*heads[:3], L))
-            shifted = matmul(t, query, distance, (*heads[:3], L))
-            scores = scale(t, add(t, scores, copy(t, shifted)))
+            if B > 1:
+                distance = t.apply("expand", (distance,), heads, distance.dtype)
+            by_distance = matmul(
+                t, query, distance, (*heads[:3], L), copies_second=False
+            )
+            back = t.tensor((L, L), "int64")
+            gathered = t.apply(
+                "gather",
+                (by_distance,),
+                by_distance.shape,
+                by_distance.dtype,
+                saved=(by_distance, back),
+            )
+            del by_distance, back
+            scores = scale(t, add(t, scores, gathered))
+            del gathered
             scores = masked_fill(t, scores, t.tensor((1, 1, L, L), "bool"))
             weights = cast(t, softmax(t, scores, in_fp32=False), value.dtype)
             context = matmul(
