@@ -87,12 +87,14 @@ def test_what_is_kept_is_of_the_plans_that_are_there():
     assert len(set(names)) == len(names)
 
 
-def test_the_closed_form_is_as_near_as_the_page_says():
-    """Half a percent in the median: the goal for the whole grid."""
+def test_the_closed_form_is_no_further_off_than_it_was():
+    """Half a percent in the median is the goal; the rest only ever gets smaller."""
     validation = validate(rehearsed(), against="rehearsed")
-    errors = validation.errors("estimated", "allocated")
+    errors = [abs(c.error_fraction("allocated")) for c in validation.cases]
     assert validation.skipped == ()
-    assert errors.median_fraction <= 0.005
+    assert statistics.median(errors) <= 0.005
+    assert statistics.quantiles(errors, n=20)[-1] <= 0.04
+    assert max(errors) <= 0.08
 
 
 def test_a_plan_that_contradicts_itself_is_drawn_anew():

@@ -9,7 +9,7 @@ from memplan.errors import PlanError
 from memplan.formulas.layers import copy, lower
 from memplan.formulas.loss import causal_lm_loss
 from memplan.formulas.setting import Batch
-from memplan.formulas.stacks import Body, repeat_layers, stack
+from memplan.formulas.stacks import Body, repeat_kinds, repeat_layers
 from memplan.formulas.tape import Tape
 from memplan.formulas.tensors import Tensor
 from memplan.models.clip.towers import vision_model
@@ -105,24 +105,24 @@ def conditioned_layers(
 
     The paper's first block is before layer 0, OpenFlamingo's before layer n - 1. A
     frozen layer below the first block keeps no activations unless the embeddings are
-    trained. A block and the layers up to the next one are traced as one layer.
+    trained, and so is traced apart from those above.
     """
     num_layers = config.text_config.num_hidden_layers
     every = config.cross_attn_every_n_layers
     block = GatedBlock(config, media)
 
-    def group_of(count: int) -> Body:
-        def group(t: Tape, x: Tensor) -> Tensor:
-            y = repeat_layers(t, "gated_cross_attn_layer", 1, block, x)
-            return repeat_layers(t, "decoder_layer", count, layer, y)
+    def gated(t: Tape, x: Tensor) -> Tensor:
+        with t.scope("gated_cross_attn_layer"):
+            return block(t, x)
 
-        return group
+    def decoder(t: Tape, x: Tensor) -> Tensor:
+        with t.scope("decoder_layer"):
+            return layer(t, x)
 
     num_before = 0 if config.is_paper else every - 1
-    num_groups, num_last = divmod(num_layers - num_before, every)
+    bodies = []
+    for index in range(num_layers - num_before):
+        bodies += [gated, decoder] if index % every == 0 else [decoder]
     y = t.view(x, x.shape)
     y = repeat_layers(t, "first", num_before, layer, y)
-    y = stack(t, "groups", num_groups, group_of(every), y, is_unit=False)
-    if num_last:
-        y = stack(t, "last", 1, group_of(num_last), y, is_unit=False)
-    return y
+    return repeat_kinds(t, "layers", bodies, y)
