@@ -17,7 +17,6 @@ pytestmark = pytest.mark.slow
 
 SIZES = {"per_device_train_batch_size": 2, "gpu": "b200-180gb"}
 PLANS = {
-    "openflamingo": {"model": "openflamingo-3b", "images_per_sample": 2},
     "openflamingo, amp and checkpoints": {
         "model": "openflamingo-3b",
         "images_per_sample": 3,
@@ -30,13 +29,11 @@ PLANS = {
         "zero_stage": 2,
     },
     "flamingo": {"model": "flamingo-3b", "images_per_sample": 2},
-    "mmicl": {"model": "mmicl-flan-t5-xl", "images_per_sample": 2},
     "mmicl, 8-bit base": {
         "model": "mmicl-flan-t5-xl",
         "quantization": "int8",
         "precision": "bf16-mixed",
     },
-    "pe-net": {"model": "pe-net-vg150"},
     "pe-net, algebraic": {"model": "pe-net-algebraic", "precision": "fp16-mixed"},
     "MME, one question": {
         "model": "mmicl-flan-t5-xl",

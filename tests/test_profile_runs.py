@@ -119,7 +119,7 @@ def test_a_program_is_measured_the_whole_way_and_says_that_it_was_rehearsed(prof
     assert report["device"]["gpu"] == "rtx-4090"
     assert {phase["step"] for phase in report["phases"]} == {1, 2, 3}
     assert report["peak"]["allocated_bytes"] == sum(report["components"].values())
-    assert report["host"]["peak_resident_bytes"] > 100 * MiB
+    assert report["host"] is None  # it has the books of the virtual card in it
     assert report["device"]["context_bytes"] == 500 * MiB
     capture = done.capture()
     assert capture.report.peak.allocated_bytes == report["peak"]["allocated_bytes"]

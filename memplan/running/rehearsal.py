@@ -165,7 +165,7 @@ def report_of(capture: Capture, subject: Subject) -> MemoryReport:
         setup_peak_allocated_bytes=(capture["setup"] or {}).get("peak_allocated_bytes"),
         marked=tuple(MarkedPhase(**_only(MarkedPhase, m)) for m in capture["marked"]),
         timing=timing_of(capture["timing"], subject.plan, subject.gpu),
-        host=_host(capture["host"]),
+        host=_host(capture),
         retries=capture["retries"],
         inactive_split_bytes=capture["inactive_split_bytes"],
     )
@@ -207,8 +207,12 @@ def _others(capture: Capture) -> list[str]:
     return [f"other processes held {size} of the card, which is not counted"]
 
 
-def _host(seen: Mapping[str, Any] | None) -> HostMemory | None:
-    return None if seen is None else HostMemory(**_only(HostMemory, seen))
+def _host(capture: Capture) -> HostMemory | None:
+    """Of a real run: with a virtual card the process keeps that card's books instead."""
+    seen = capture["host"]
+    if seen is None or source_of(capture) == "rehearsed":
+        return None
+    return HostMemory(**_only(HostMemory, seen))
 
 
 def out_of_memory_of(capture: Capture) -> OutOfMemory | None:
