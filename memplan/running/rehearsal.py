@@ -208,7 +208,7 @@ def _others(capture: Capture) -> list[str]:
 
 
 def _host(capture: Capture) -> HostMemory | None:
-    """Of a real run: with a virtual card the process keeps that card's books instead."""
+    """Of a real run: beside a virtual card the process keeps that card's books."""
     seen = capture["host"]
     if seen is None or source_of(capture) == "rehearsed":
         return None
