@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from memplan.errors import PlanError, ProgramError
 from memplan.hardware import find_gpu
@@ -25,7 +26,15 @@ from memplan.runner.training.refusals import check
 from memplan.running.card_at_hand import CardAtHand, card_at_hand
 from memplan.running.rehearsal import Subject, out_of_memory_of
 from memplan.running.requirements import check_requirements
-from memplan.running.run import Keep, Run, Say, perform, profiled_of, training_program
+from memplan.running.run import (
+    Keep,
+    Run,
+    Say,
+    check_headroom,
+    perform,
+    profiled_of,
+    training_program,
+)
 
 TIMED_STEPS = 10
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -78,7 +87,7 @@ def profile(
     lines = _other_card(plan, here)
     for line in lines:
         say(line)
-    is_played = ranks is not None and ranks > 1
+    is_played = _is_played(ranks)
     if plan.num_gpus > here.num_devices and not is_played:
         raise PlanError(
             f"The plan is of {plan.num_gpus} GPUs, and there is {here.num_devices}.",
@@ -88,7 +97,8 @@ def profile(
     if plan.num_gpus > 1 and not is_played:
         words = (words[0], *TORCHRUN, str(plan.num_gpus), *words[1:])
     return _profile(
-        Run(
+        _run_on(
+            here,
             subject=Subject(
                 gpu=here.gpu,
                 plan=_on(here, plan),
@@ -101,10 +111,8 @@ def profile(
             ),
             words=words,
             interpreter=sys.executable,
-            cards=None,
-            is_virtual=here.is_virtual,
-            rank=rank if is_played else None,
-            world_size=ranks if is_played else None,
+            rank=rank,
+            ranks=ranks,
             steps=steps,
             timed_steps=timed_steps,
             snapshot=snapshot,
@@ -138,14 +146,13 @@ def profile_program(
         Interrupted: by Ctrl-C, likewise.
     """
     _check_range(rank, ranks, steps, timed_steps)
-    if not 0 <= headroom_fraction < 1:
-        raise PlanError("The headroom must be below 1.", hint="5% is 0.05.")
+    check_headroom(headroom_fraction)
     found = find_command(command)
     check_requirements(found.interpreter, require)
     here = card_at_hand(found.interpreter)
-    is_played = ranks is not None and ranks > 1
     return _profile(
-        Run(
+        _run_on(
+            here,
             subject=Subject(
                 gpu=here.gpu,
                 command=tuple(command),
@@ -154,16 +161,31 @@ def profile_program(
             ),
             words=found.words,
             interpreter=found.interpreter,
-            cards=None,
-            is_virtual=here.is_virtual,
-            rank=rank if is_played else None,
-            world_size=ranks if is_played else None,
+            rank=rank,
+            ranks=ranks,
             steps=steps,
             timed_steps=timed_steps,
             snapshot=snapshot,
         ),
         say,
         keep,
+    )
+
+
+def _is_played(ranks: int | None) -> bool:
+    """Whether one card plays one rank of several."""
+    return ranks is not None and ranks > 1
+
+
+def _run_on(here: CardAtHand, *, rank: int, ranks: int | None, **how: Any) -> Run:
+    """A run on the card at hand, as one rank of many where that is asked."""
+    is_played = _is_played(ranks)
+    return Run(
+        cards=None,
+        is_virtual=here.is_virtual,
+        rank=rank if is_played else None,
+        world_size=ranks if is_played else None,
+        **how,
     )
 
 

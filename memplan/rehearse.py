@@ -32,6 +32,7 @@ from memplan.running.run import (
     Run,
     Say,
     VirtualCards,
+    check_headroom,
     perform,
     profiled_of,
     training_program,
@@ -112,8 +113,7 @@ def rehearse_program(
         MemplanError: it cannot be started, fails by itself, or makes no training step.
     """
     _check_range(rank, 1 if num_gpus is None else num_gpus, steps)
-    if not 0 <= headroom_fraction < 1:
-        raise PlanError("The headroom must be below 1.", hint="5% is 0.05.")
+    check_headroom(headroom_fraction)
     found = find_command(command)
     card = find_gpu(gpu)
     if gpu_memory_bytes is not None:

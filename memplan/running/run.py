@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from memplan.errors import ProgramError, VirtualDeviceError
+from memplan.errors import PlanError, ProgramError, VirtualDeviceError
 from memplan.plan import TrainingPlan
 from memplan.report import MemoryReport
 from memplan.runner.launch import Outcome, Program, launch
@@ -91,6 +91,12 @@ class Profiled:
     report: MemoryReport
     processes: tuple[Capture, ...]
     """What each process saw that used a card."""
+
+
+def check_headroom(fraction: float) -> None:
+    """Raises PlanError where a part of the card is no part of it."""
+    if not 0 <= fraction < 1:
+        raise PlanError("The headroom must be below 1.", hint="5% is 0.05.")
 
 
 def training_program(
