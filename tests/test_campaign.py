@@ -1,6 +1,7 @@
 """What the campaign holds, and how it is held against a card."""
 
 import collections
+import functools
 import importlib.util
 from dataclasses import replace
 
@@ -49,7 +50,9 @@ TRICKS = {
 }
 
 
+@functools.cache
 def on(slug):
+    """The campaign as it is on that card."""
     return sized_to(CAMPAIGN, find_gpu(slug).total_bytes, slug)
 
 
