@@ -1,6 +1,6 @@
 """One training step of a plan on the tape: what is alive, phase by phase."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -113,10 +113,12 @@ def trace_step(
     torch_version: tuple[int, int],
     num_sms: int,
     stage: str = WHOLE,
+    make_tape: Callable[..., Tape] = Tape,
 ) -> Step:
     """Trace the forward and backward pass of one micro-batch, and size the rest.
 
-    `model` is the part of it that a rank of the pipeline `stage` holds.
+    `model` is the part of it that a rank of the pipeline `stage` holds; `make_tape`
+    makes one that notes more than sizes.
 
     Raises:
         PlanError: the plan does not suit the model.
@@ -124,7 +126,7 @@ def trace_step(
     batch = batch_of(plan, model)
     sharder = sharder_of(plan)
     patterns = trainable_patterns(plan, model)
-    tape = Tape(
+    tape = make_tape(
         policy=_storing(plan, model, sharder, patterns),
         setting=_setting(
             plan, model, sharder, compute_capability, torch_version, num_sms, stage

@@ -137,6 +137,7 @@ def _trace_layers(
         place = t.place
         t.nodes, t.live, t.peak = [], Totals(), Peak(Totals(), place)
         t.count *= count
+        t.begin_layers()
         t.mode = replace(
             outer_mode,
             copies=outer_mode.copies * count,
@@ -160,6 +161,7 @@ def _trace_layers(
 
     is_alike = wants == (entry is not None) and y.dtype == dtype
     done = count if is_alike else 1
+    t.end_layers(done, count)
     for cast in t.casts.values():
         if not is_alike and cast.tensor.edge and cast.tensor.edge > first_edge:
             cast.copies //= count

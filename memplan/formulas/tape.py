@@ -442,6 +442,12 @@ class Tape:
 
     # Scopes
 
+    def begin_layers(self) -> None:
+        """One layer is traced from here on, for all that are like it."""
+
+    def end_layers(self, stand_for: int, count: int) -> None:
+        """It stands for so many of the `count` that there are."""
+
     def scope(self, name: str) -> "Scope":
         """A submodule."""
         return Scope(self, f"{self.place}.{name}" if self.place else name)
