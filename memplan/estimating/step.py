@@ -235,8 +235,10 @@ def _storing(
 ) -> Storing:
     dtype = STORED_DTYPE[plan.precision]
     low = None if sharder.runs_autocast else AUTOCAST_DTYPE.get(plan.precision)
-    if low is not None and not sharder.keeps_fp32:
-        dtype = low
+    is_cast = False
+    if not sharder.keeps_fp32:
+        dtype, low = low or dtype, None
+        is_cast = dtype != "fp32"
     return Storing(
         dtype=dtype,
         trainable=patterns,
@@ -245,6 +247,7 @@ def _storing(
         quantization=plan.quantization,
         never_quantized=model.family.never_quantized,
         computed_in=low,
+        is_cast=is_cast,
     )
 
 

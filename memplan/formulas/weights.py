@@ -36,10 +36,16 @@ class Storing:
     quantization: str = "none"
     never_quantized: tuple[str, ...] = ("lm_head",)
     computed_in: str | None = None
-    """What sharding casts all weights to, where it does."""
+    """What sharding computes all weights in, where it casts them as it goes."""
+    is_cast: bool = False
+    """An engine has cast all weights to `dtype` for good, adapters and frozen ones too
+    (DeepSpeed 0.19, `engine.py`, `_cast_module_mixed_precision`)."""
 
     def __call__(self, name: str, shape: Shape, is_linear: bool) -> Stored:
         stored = self._stored(name, shape, is_linear)
+        if self.is_cast and not stored.is_quantized:
+            size_bytes = ITEM_BYTES[self.dtype] * prod(shape)
+            return Stored(self.dtype, stored.is_trainable, size_bytes)
         if self.computed_in in (None, stored.dtype):
             return stored
         return replace(stored, dtype=self.computed_in, kept_dtype=stored.dtype)

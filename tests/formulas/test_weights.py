@@ -1,5 +1,7 @@
 """How weights are stored, and model states by published conventions."""
 
+from dataclasses import replace
+
 import pytest
 
 from memplan.estimate import estimate
@@ -72,6 +74,16 @@ def test_a_4_bit_layer_casts_its_bias_to_the_compute_dtype():
 def test_adapters_are_trained_in_fp32_whatever_the_base_is():
     stored = NF4("layers.*.q_proj.lora_A.weight", (8, 64), False)
     assert stored == Stored("fp32", True, 4 * 8 * 64)
+
+
+def test_an_engine_casts_adapters_and_kept_modules_but_nothing_quantized():
+    engine = replace(NF4, dtype="bf16", is_cast=True)
+    adapter = engine("layers.*.q_proj.lora_A.weight", (8, 64), False)
+    assert adapter == Stored("bf16", True, 2 * 8 * 64)
+    assert engine("layers.*.wo.weight", (64, 64), True) == Stored(
+        "bf16", False, 2 * 4096
+    )
+    assert engine("layers.*.q_proj.weight", (64, 64), True).is_quantized
 
 
 def test_zero_counts_16_bytes_a_parameter_of_adam():
