@@ -12,6 +12,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from memplan.errors import PlanError, UnknownNameError
+from memplan.formulas.allocator import settings_of
 from memplan.formulas.optimizers import find_optimizer
 from memplan.formulas.setting import KERNELS
 
@@ -110,6 +111,9 @@ class TrainingPlan:
     """CUDA context and libraries outside the allocator, in place of the catalogue's."""
     headroom_fraction: float = 0.05
     """Part of the card that shall stay free."""
+    alloc_conf: str | None = None
+    """Settings of the caching allocator, as PYTORCH_ALLOC_CONF has them; None is its
+    defaults, or in a run what the environment says."""
     torch: str | None = None
     """The version whose constants apply; None is the installed, or the newest known."""
 
@@ -119,6 +123,7 @@ class TrainingPlan:
         _check_choices(self)
         _check_counts(self)
         _check_fractions(self)
+        _check_allocator(self)
         _check_parallelism(self)
         _check_parts(self)
 
@@ -236,6 +241,15 @@ def _check_fractions(plan: TrainingPlan) -> None:
         raise PlanError(
             f"max_grad_norm must be 0 (no clipping) or more, not {norm!r}.",
             hint="The Trainer's default is 1.0.",
+        )
+
+
+def _check_allocator(plan: TrainingPlan) -> None:
+    if plan.alloc_conf is not None and not settings_of(plan.alloc_conf):
+        raise PlanError(
+            f"alloc_conf must be settings of the allocator, not {plan.alloc_conf!r}.",
+            hint='Write them as PYTORCH_ALLOC_CONF has them: "expandable_segments:True"'
+            ".",
         )
 
 

@@ -32,6 +32,7 @@ from memplan.running.run import (
     Run,
     Say,
     VirtualCards,
+    allocator_environment,
     check_headroom,
     perform,
     profiled_of,
@@ -85,6 +86,7 @@ def rehearse(
         world_size=plan.num_gpus if plan.num_gpus > 1 else None,
         steps=steps,
         snapshot=snapshot,
+        environment=allocator_environment(plan.alloc_conf),
     )
     return _with_savings(plan, _rehearse(rehearsal, say, keep))
 

@@ -59,6 +59,20 @@ def test_other_checkpointing_is_refused(name):
         plan(activation_checkpointing=name)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["expandable_segments:True", "a:1, roundup_power2_divisions:[256:1,>:2],b:c"],
+)
+def test_settings_of_the_allocator_are_those_of_pytorch(text):
+    assert TrainingPlan(model="gpt2", alloc_conf=text).alloc_conf == text
+
+
+@pytest.mark.parametrize("text", ["", "expandable_segments", "a:1,,b:2", "a:[1:2"])
+def test_what_is_no_setting_of_the_allocator_is_refused(text):
+    with pytest.raises(PlanError, match="alloc_conf"):
+        TrainingPlan(model="gpt2", alloc_conf=text)
+
+
 def test_data_parallel_ranks_are_what_model_parallelism_leaves():
     assert plan(num_gpus=64, tensor_parallel=8, pipeline_parallel=4).data_parallel == 2
 

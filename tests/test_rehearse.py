@@ -317,6 +317,27 @@ def test_the_users_own_settings_of_the_allocator_are_kept(launcher, monkeypatch)
     assert settings == "max_split_size_mb:64,expandable_segments:True"
 
 
+@pytest.mark.parametrize("name", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+def test_the_settings_of_a_plan_count_before_those_around_it(
+    launcher, monkeypatch, name
+):
+    monkeypatch.setenv(name, "max_split_size_mb:64")
+    launcher.outcomes = [launcher.outcome(capture())]
+    rehearse(TrainingPlan(model="gpt2", alloc_conf="expandable_segments:True"))
+    settings = launcher.programs[0].environment[name]
+    assert settings == "expandable_segments:True"
+
+
+def test_a_plan_whose_segments_grow_is_not_told_to_let_them(launcher):
+    fits = launcher.outcome(capture())
+    out_of_memory(launcher, fits, fits)
+    plan = TrainingPlan(model="gpt2", alloc_conf="expandable_segments:True")
+    report = rehearse(plan)
+    assert launcher.programs[1].environment == launcher.programs[0].environment
+    changes = [remedy.change for remedy in report.out_of_memory.remedies]
+    assert not any("ALLOC_CONF" in change for change in changes)
+
+
 def test_the_newer_name_of_the_settings_is_kept_too(launcher, monkeypatch):
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
     fits = launcher.outcome(capture())

@@ -312,6 +312,14 @@ def _flags(
             parser=parse_fraction,
         ),
     ] = None,
+    alloc_conf: Annotated[
+        Text,
+        option(
+            "--alloc-conf",
+            help="PYTORCH_ALLOC_CONF of the run, like expandable_segments:True.",
+            panel=CARD,
+        ),
+    ] = None,
     torch: Annotated[
         Text,
         option("--torch", help="Version whose constants apply, like 2.11.", panel=CARD),

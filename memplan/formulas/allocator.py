@@ -3,6 +3,7 @@
 Source: `c10/core/AllocatorConfig.h` and `c10/cuda/CUDACachingAllocator.cpp` (2.14).
 """
 
+import re
 from functools import lru_cache
 
 from memplan.units import MiB
@@ -14,6 +15,23 @@ LARGE_SEGMENT_BYTES = 20 * MiB
 MIN_OWN_SEGMENT_BYTES = 10 * MiB
 SEGMENT_STEP_BYTES = 2 * MiB
 MAX_SLACK_BYTES = 1 * MiB
+_SETTING = re.compile(r"\s*([a-z_0-9]+)\s*:\s*(\[[^\]]*\]|[^,\[\]]+)(?:,|$)")
+"""One setting of PYTORCH_ALLOC_CONF; a value in brackets has commas of its own."""
+
+
+def settings_of(alloc_conf: str) -> dict[str, str] | None:
+    """The settings in a text like `expandable_segments:True`; None: it is no such text.
+
+    It is what PYTORCH_ALLOC_CONF holds.
+    """
+    settings, end = {}, 0
+    while end < len(alloc_conf):
+        found = _SETTING.match(alloc_conf, end)
+        if found is None:
+            return None
+        settings[found[1]] = found[2].strip()
+        end = found.end()
+    return settings
 
 
 @lru_cache(maxsize=4096)

@@ -32,6 +32,7 @@ from memplan.virtual import virtual_environment
 
 ALLOCATOR_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 """Of PyTorch's two names for them the first that is set counts."""
+NEWER_NAME = ALLOCATOR_SETTINGS[1]
 
 Say = Callable[[str], None]
 Keep = Callable[[tuple[Capture, ...]], None]
@@ -97,6 +98,13 @@ def check_headroom(fraction: float) -> None:
     """Raises PlanError where a part of the card is no part of it."""
     if not 0 <= fraction < 1:
         raise PlanError("The headroom must be below 1.", hint="5% is 0.05.")
+
+
+def allocator_environment(alloc_conf: str | None) -> dict[str, str]:
+    """The variable that gives a run these settings, whatever is set around it."""
+    if alloc_conf is None:
+        return {}
+    return {next(filter(os.environ.get, ALLOCATOR_SETTINGS), NEWER_NAME): alloc_conf}
 
 
 def training_program(

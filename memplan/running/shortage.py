@@ -84,8 +84,9 @@ def _growing_segments(
     run: Run, say: Say, needed: MemoryReport | None = None
 ) -> Iterator[Remedy]:
     """Segments that grow in place, where what is needed at once would find room."""
-    name = next(filter(os.environ.get, ALLOCATOR_SETTINGS), ALLOCATOR_SETTINGS[0])
-    settings = os.environ.get(name, "")
+    environ = {**os.environ, **run.environment}
+    name = next(filter(environ.get, ALLOCATOR_SETTINGS), ALLOCATOR_SETTINGS[0])
+    settings = environ.get(name, "")
     if "expandable_segments" in settings:
         return
     if needed is not None and run.cards is not None:
@@ -93,7 +94,7 @@ def _growing_segments(
         if at_once >= run.subject.gpu.total_bytes:
             return
     settings = ",".join(filter(None, [settings, EXPANDABLE]))
-    changed = replace(run, environment={name: settings})
+    changed = replace(run, environment={**run.environment, name: settings})
     yield from _if_it_fits(f"{name}={settings}", changed, say)
 
 
