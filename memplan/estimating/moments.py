@@ -66,28 +66,41 @@ def moments_of(step: Step, workspace_bytes: int) -> list[Moment]:
             )
         if step.phases[-1].name != "backward":
             continue
-        end_blocks = (
-            fixed_blocks
-            + step.gradients.block_bytes
-            + step.optimizer_states.block_bytes
-        )
         moments.append(
-            _moment(
-                step,
-                index,
-                "optimizer",
-                "optimizer.step",
-                end_blocks + step.optimizer_temporaries.block_bytes,
-                end_blocks - step.gradients.block_bytes,
-                gradients=step.gradients.requested_bytes,
-                optimizer_states=step.optimizer_states.requested_bytes,
-                activations=0,
-                temporary=step.optimizer_temporaries.requested_bytes
-                + step.buffers.requested_bytes
-                + workspace_bytes,
-            )
+            _optimizer_moment(step, index, moments[-1], fixed_blocks, workspace_bytes)
         )
     return moments
+
+
+def _optimizer_moment(
+    step: Step,
+    index: int,
+    backward: Moment,
+    fixed_blocks: int,
+    workspace_bytes: int,
+) -> Moment:
+    """Clipping and stepping, or what backward left if that is more.
+
+    The loss is still held where backward returns, and with it what is pinned to its
+    graph (`Tape.pin`): the first bytes of the phase are the last of backward.
+    """
+    gradients, states = step.gradients, step.optimizer_states
+    temporaries = step.optimizer_temporaries
+    standing = fixed_blocks + gradients.block_bytes + states.block_bytes
+    return _moment(
+        step,
+        index,
+        "optimizer",
+        "optimizer.step",
+        max(standing + temporaries.block_bytes, backward.end),
+        standing - gradients.block_bytes,
+        gradients=gradients.requested_bytes,
+        optimizer_states=states.requested_bytes,
+        activations=0,
+        temporary=temporaries.requested_bytes
+        + step.buffers.requested_bytes
+        + workspace_bytes,
+    )
 
 
 def _moment(

@@ -236,7 +236,9 @@ class Stage3(NoGathering):
             self.first = self.first or parameter.num_elements
             self._hold(tape, self.used + parameter.num_elements)
 
-    def beside_forward(self, layer: Layer, index: int, count: int) -> int:
+    def beside_forward(
+        self, layer: Layer, index: int, count: int, peak_bytes: int
+    ) -> int:
         if layer.is_nested:
             return 0
         self.largest = max((p.num_elements for p in layer.parameters), default=0)

@@ -143,7 +143,9 @@ class Fsdp2Gathering:
     """Those that came since the last layer: the final norm and the head."""
     shared: bool = False
     flat_bytes: int = 0
-    """The all-gather's output, which lives until the next unit is gathered."""
+    """The all-gather's output, which lives until the next unit is copied out."""
+    before_bytes: int = 0
+    """Of that, what the unit before these layers, or before the tail, has left."""
     reduced_bytes: int = 0
     """The last reduce-scatter's input, which lives until the next unit is reduced."""
     first_layer: Sequence[Parameter] = ()
@@ -152,7 +154,11 @@ class Fsdp2Gathering:
     # Forward
 
     def use_weight(self, tape: Tape, parameter: Parameter) -> None:
-        """Gathered into a flat buffer, and copied out of it."""
+        """Gathered into a flat buffer, and copied out of it.
+
+        The tail is gathered as one, beside the flat buffer of the last layer: that is
+        let go with the first matrix, the head.
+        """
         if not self.sharder.is_sharded(parameter):
             return
         if any(p.name == parameter.name for p in self.tail + self.rest):
@@ -164,6 +170,10 @@ class Fsdp2Gathering:
         flat = self._flat([parameter])
         tape.grow(self._gathered([parameter]) + flat)
         self.flat_bytes += flat
+        if len(parameter.shape) > 1:
+            tape.grow(-self.before_bytes)
+            self.flat_bytes -= self.before_bytes
+            self.before_bytes = 0
 
     def leave_table(self, tape: Tape, parameter: Parameter) -> None:
         """The first embedding is resharded once it has run, unless it is the head's."""
@@ -179,17 +189,25 @@ class Fsdp2Gathering:
         if layer.is_nested:
             return
         tape.grow(-self.flat_bytes)
-        self.flat_bytes = 0
+        self.before_bytes, self.flat_bytes = self.flat_bytes, 0
         self.rest += self.tail
         self.tail = []
 
-    def beside_forward(self, layer: Layer, index: int, count: int) -> int:
-        """The layer's copies and the flat buffer; at stage 2 the layers before too."""
+    def beside_forward(
+        self, layer: Layer, index: int, count: int, peak_bytes: int
+    ) -> int:
+        """The layer's copies and the flat buffer; at stage 2 the layers before too.
+
+        While they are copied out the flat buffer of the unit before is there as well.
+        """
         if not layer.is_unit:
             return 0
         unit = layer.parameters
         num_gathered = 1 if self.sharder.reshards_after_forward else index + 1
-        return num_gathered * self._gathered(unit) + self._flat(unit)
+        flat = self._flat(unit)
+        before = flat if index or layer.is_nested else self.before_bytes
+        copying = max(before - peak_bytes, 0)
+        return num_gathered * self._gathered(unit) + flat + copying
 
     def leave_layers(self, tape: Tape, layer: Layer, count: int) -> None:
         if layer.is_unit:
@@ -197,9 +215,8 @@ class Fsdp2Gathering:
                 tape.grow(count * self._gathered(layer.parameters))
             self.first_layer = self.first_layer or layer.parameters
             self.last_layer = layer.parameters
-        if not layer.is_nested and any(p.is_tied for p in self.rest):
-            # The head is gathered already: nothing takes the place of the flat buffer.
-            self.flat_bytes = self._flat(self.last_layer)
+        if not layer.is_nested:
+            self.before_bytes = self.flat_bytes = self._flat(self.last_layer)
             tape.grow(self.flat_bytes)
 
     def end_forward(self, tape: Tape) -> None:
@@ -241,12 +258,13 @@ class Fsdp2Gathering:
         if not layer.is_unit:
             return 0
         unit = layer.parameters
-        own, before = self._gathered(unit), unit if index else self._first()
+        is_first = not index and not layer.is_nested
+        own, before = self._gathered(unit), self._first() if is_first else unit
         if self.sharder.reshards_after_forward:
             beside = own + self._flat(before)
         else:
             beside = own * (index + 1)
-        if index == count - 1 or layer.is_nested:
+        if index == count - 1 and not layer.is_nested:
             return beside  # What reduces is on the tape.
         return beside + self._reduced(unit) - self.reduced_bytes
 
@@ -256,9 +274,10 @@ class Fsdp2Gathering:
 
     def leave_layers_backward(self, tape: Tape, layer: Layer, count: int) -> None:
         """The embedding is gathered as soon as it may come next."""
-        if layer.is_nested or not layer.is_unit:
+        if layer.is_nested:
             return
-        self._hold_reduced(tape, self._reduced(layer.parameters))
+        last = layer.parameters if layer.is_unit else self.last_layer
+        self._hold_reduced(tape, self._reduced(last))
         if layer.parameters == self.first_layer:
             self._gather_table(tape)
 

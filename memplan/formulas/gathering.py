@@ -44,8 +44,10 @@ class Gathering(Protocol):
     def enter_layers(self, tape: "Tape", layer: Layer, count: int) -> None:
         """`count` equal layers are about to run forward."""
 
-    def beside_forward(self, layer: Layer, index: int, count: int) -> int:
-        """Bytes beside layer `index` while it runs forward."""
+    def beside_forward(
+        self, layer: Layer, index: int, count: int, peak_bytes: int
+    ) -> int:
+        """Bytes beside layer `index` where it runs forward, itself at `peak_bytes`."""
 
     def leave_layers(self, tape: "Tape", layer: Layer, count: int) -> None:
         """They have run forward."""
@@ -95,7 +97,9 @@ class NoGathering:
     def enter_layers(self, tape: "Tape", layer: Layer, count: int) -> None:
         return
 
-    def beside_forward(self, layer: Layer, index: int, count: int) -> int:
+    def beside_forward(
+        self, layer: Layer, index: int, count: int, peak_bytes: int
+    ) -> int:
         return 0
 
     def leave_layers(self, tape: "Tape", layer: Layer, count: int) -> None:

@@ -174,7 +174,9 @@ def _trace_layers(
     t.gathering.enter_layers(t, layer, done)
     for number in sorted({0, done - 1}):
         before = span.leaves.plus(rest, number - 1) if number else Totals()
-        beside_bytes = t.gathering.beside_forward(layer, number, done)
+        beside_bytes = t.gathering.beside_forward(
+            layer, number, done, span.peak.at.block_bytes
+        )
         t.raise_peak(span.peak, before, beside_bytes, place, index + number)
     t.live = t.live.plus(span.leaves).plus(rest, done - 1)
     t.gathering.leave_layers(t, layer, done)

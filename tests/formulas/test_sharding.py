@@ -196,7 +196,31 @@ def test_a_layer_runs_forward_beside_its_copies_and_the_flat_buffer(
     stage, index, copies
 ):
     gathering = fsdp2(stage).gathering(False)
-    assert gathering.beside_forward(ONE, index, LAYERS) == (copies + 1) * LAYER
+    assert gathering.beside_forward(ONE, index, LAYERS, LAYER) == (copies + 1) * LAYER
+
+
+def test_a_layer_is_copied_out_beside_the_flat_buffer_of_the_one_before():
+    """Which counts where the layer itself takes less."""
+    gathering = fsdp2().gathering(False)
+    beside = [gathering.beside_forward(ONE, 1, LAYERS, own) for own in (0, LAYER // 2)]
+    assert beside == [3 * LAYER, 2 * LAYER + LAYER // 2]
+
+
+def test_the_head_is_copied_out_beside_the_flat_buffer_of_the_last_layer():
+    tape = Tape(policy=lambda *_: ONE)
+    gathering = fsdp2().gathering(False)
+    gathering.leave_layers(tape, ONE, LAYERS)
+    gathering.use_weight(tape, weight("head", V, D, kept="fp32"))
+    assert tape.peak.at.block_bytes == 2 * TABLE + LAYER
+    assert tape.live.block_bytes == 2 * TABLE
+
+
+def test_a_layer_of_a_group_runs_backward_between_two_others():
+    """A group of checkpointed layers is traced once: there is always one before it."""
+    gathering = fsdp2().gathering(False)
+    gathering.receive_gradient(Tape(policy=lambda *_: ONE), ONE.parameters[0])
+    nested = replace(ONE, is_nested=True)
+    assert gathering.beside_backward(nested, 0, 1, 0) == 3 * LAYER
 
 
 def test_a_layer_runs_backward_beside_the_ones_around_it():
@@ -304,8 +328,8 @@ def test_stage_3_gathers_no_more_than_may_be_live():
     """A billion elements, and half of the largest weight on average."""
     gathering = deepspeed(3).gathering(False)
     layer = Layer((weight("layers.*.w", 10_000, 10_000),), True, False)
-    assert gathering.beside_forward(layer, 0, 5) == 2 * 5 * 10**8
-    assert gathering.beside_forward(layer, 0, 50) == 2 * (10**9 + 10**8 // 2)
+    assert gathering.beside_forward(layer, 0, 5, 0) == 2 * 5 * 10**8
+    assert gathering.beside_forward(layer, 0, 50, 0) == 2 * (10**9 + 10**8 // 2)
 
 
 # Model states
