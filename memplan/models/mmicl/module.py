@@ -137,9 +137,12 @@ class MmiclForConditionalGeneration(InstructBlipForConditionalGeneration):  # ty
         }
         language.all_tied_weights_keys.pop(head, None)
         self.all_tied_weights_keys.pop(f"language_model.{head}", None)
-        table = language.shared.weight
-        language.lm_head.weight = nn.Parameter(torch.empty_like(table))
-        nn.init.normal_(language.lm_head.weight, std=table.shape[1] ** -0.5)
+        # DeepSpeed's stage 3 has left nothing of the table's shape here.
+        table, sizes = language.shared.weight, language.config
+        language.lm_head.weight = nn.Parameter(
+            table.new_empty(sizes.vocab_size, sizes.d_model)
+        )
+        nn.init.normal_(language.lm_head.weight, std=sizes.d_model**-0.5)
 
 
 def present(pixel_values: Tensor, img_mask: Tensor | None) -> Tensor:

@@ -50,6 +50,7 @@ def check(plan: TrainingPlan) -> Model:
     if plan.generates:
         _check_generation(plan, model)
     _check_dtypes(plan, model)
+    _check_checkpointing(plan, model)
     _check_model(plan, model)
     for library, purpose in libraries_of(plan, model):
         if find_spec(library) is None:
@@ -146,8 +147,12 @@ def _check_fsdp2(plan: TrainingPlan, model: Model) -> None:
 
 def has_scalars(model: Model) -> bool:
     """Whether some parameters have no dimension: a temperature, a gate."""
-    is_paper = getattr(model.config, "is_paper", False)
-    return model.family.name in ("clip", "pe_net") or is_paper
+    return model.family.name in ("clip", "pe_net") or _is_paper(model)
+
+
+def _is_paper(model: Model) -> bool:
+    """Flamingo as the paper has it, with its NFNet."""
+    return bool(getattr(model.config, "is_paper", False))
 
 
 def _is_fsdp2(plan: TrainingPlan) -> bool:
@@ -160,11 +165,15 @@ def _is_deepspeed(plan: TrainingPlan) -> bool:
 
 
 def _check_dtypes(plan: TrainingPlan, model: Model) -> None:
-    """What is stored differently meets in autocast alone; PEFT casts by itself."""
+    """What is stored differently meets in autocast alone; PEFT casts by itself.
+
+    It does not where pictures, in fp32, come to the paper's tower.
+    """
     patterns = trainable_patterns(plan, model)
     # DeepSpeed's engine casts all weights.
     casts = plan.precision in AUTOCAST_DTYPE or _is_deepspeed(plan)
-    if casts or not patterns or patterns == ("",):
+    is_cast_by_peft = not patterns and not _is_paper(model)
+    if casts or is_cast_by_peft or patterns == ("",):
         return
     stored = STORED_DTYPE[plan.precision]
     frozen = plan.frozen_dtype or model.frozen_dtype or stored
@@ -173,6 +182,30 @@ def _check_dtypes(plan: TrainingPlan, model: Model) -> None:
             f"Frozen parts in {frozen} and trained ones in {stored} meet in autocast "
             "alone.",
             hint=f"Use --precision bf16-mixed, or --frozen-dtype {stored}.",
+        )
+
+
+def _check_checkpointing(plan: TrainingPlan, model: Model) -> None:
+    if plan.activation_checkpointing == "none":
+        return
+    is_selective = plan.activation_checkpointing == "selective"
+    if (
+        is_selective
+        and plan.quantization == "nf4"
+        and model.family.name in SHARED_TABLE
+    ):
+        raise PlanError(
+            f"Selective checkpointing of {model.name} in nf4 finds other casts when a "
+            "layer runs again, which PyTorch refuses.",
+            hint="Use --activation-checkpointing full.",
+        )
+    reduces = plan.num_gpus > 1 and plan.zero_stage < 2
+    trains_tower = plan.trainable in ("all", "lora")
+    if model.family.name == "llava" and reduces and trains_tower:
+        raise PlanError(
+            f"The last layer of {model.name}'s tower gets no gradient, and DDP is not "
+            "told to look for that where layers are checkpointed.",
+            hint="Use --zero-stage 2, or leave --trainable out.",
         )
 
 

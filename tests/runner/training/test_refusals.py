@@ -62,6 +62,34 @@ def plan(**fields):
             "without a dimension",
         ),
         ({"model": "t5-large", "num_gpus": 2, "zero_stage": 3}, "two groups"),
+        (
+            {
+                "model": "t5-large",
+                "trainable": "lora",
+                "quantization": "nf4",
+                "activation_checkpointing": "selective",
+            },
+            "other casts",
+        ),
+        (
+            {
+                "model": "llava-1.5-7b",
+                "seq_len": None,
+                "trainable": "lora",
+                "num_gpus": 2,
+                "activation_checkpointing": "full",
+            },
+            "no gradient",
+        ),
+        (
+            {
+                "model": "flamingo-9b",
+                "seq_len": None,
+                "precision": "fp32",
+                "trainable": "lora",
+            },
+            "autocast",
+        ),
         ({"model": "pe-net-tiny", "seq_len": None, "precision": "bf16-pure"}, "RoI"),
         ({"model": "mmicl-tiny", "seq_len": None, "precision": "fp32"}, "autocast"),
         (
