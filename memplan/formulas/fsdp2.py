@@ -133,22 +133,29 @@ class Fsdp2Gathering:
     gradients_exist: bool
     keeps_gradients: bool = True
     is_even: bool = True
-    table: Parameter | None = None
-    """The input embedding, a unit of its own unless the head shares it."""
-    table_is_back: bool = False
+    order: list[Sequence[Parameter]] = field(default_factory=list)
+    """Units as they ran forward: backward gathers each from the one after it."""
+    units: list[Sequence[Parameter]] = field(default_factory=list)
+    """Of these, the ones outside the layers: the input embedding unless the head shares
+    it, and parts that the model names."""
+    back: list[Sequence[Parameter]] = field(default_factory=list)
+    """Of these, the ones that are gathered for backward."""
     with_gradient: set[str] = field(default_factory=set)
     rest: list[Parameter] = field(default_factory=list)
     """Weights outside the layers that stay gathered until the end."""
     tail: list[Parameter] = field(default_factory=list)
     """Those that came since the last layer: the final norm and the head."""
     shared: bool = False
+    kept_bytes: int = 0
+    """Layers that stay gathered after forward, at stage 2."""
     flat_bytes: int = 0
     """The all-gather's output, which lives until the next unit is copied out."""
+    has_nested_units: bool = False
+    """Units have been traced in the group of layers that is being traced."""
     before_bytes: int = 0
     """Of that, what the unit before these layers, or before the tail, has left."""
     reduced_bytes: int = 0
     """The last reduce-scatter's input, which lives until the next unit is reduced."""
-    first_layer: Sequence[Parameter] = ()
     last_layer: Sequence[Parameter] = ()
 
     # Forward
@@ -164,8 +171,13 @@ class Fsdp2Gathering:
         if any(p.name == parameter.name for p in self.tail + self.rest):
             self.shared = True
             return
-        if self.table is not None and self.table.name == parameter.name:
-            self.table, self.shared = None, True
+        for unit in [u for u in self.units if parameter.name in _names(u)]:
+            self._forget(unit)
+            self.shared = True
+        self._gather_weight(tape, parameter)
+
+    def _gather_weight(self, tape: Tape, parameter: Parameter) -> None:
+        """One that stays gathered, or that turns out to be in a unit of its own."""
         self.tail.append(parameter)
         flat = self._flat([parameter])
         tape.grow(self._gathered([parameter]) + flat)
@@ -175,18 +187,24 @@ class Fsdp2Gathering:
             self.flat_bytes -= self.before_bytes
             self.before_bytes = 0
 
-    def leave_table(self, tape: Tape, parameter: Parameter) -> None:
-        """The first embedding is resharded once it has run, unless it is the head's."""
-        is_first = self.table is None and not self.rest and not self.shared
-        is_kept = parameter.is_tied or not self.sharder.reshards_after_forward
-        if not is_first or is_kept:
+    def leave_unit(self, tape: Tape, unit: Sequence[Parameter]) -> None:
+        """Resharded once it has run, unless it is the head's as well."""
+        is_kept = self.shared or any(p.is_tied for p in unit)
+        if is_kept or not self.sharder.reshards_after_forward:
             return
-        self.table = parameter
-        self.tail = [p for p in self.tail if p.name != parameter.name]
-        tape.grow(-self._gathered([parameter]))
+        self.units.append(unit)
+        self.order.append(unit)
+        self.tail = [p for p in self.tail if p.name not in _names(unit)]
+        tape.grow(-self._gathered(unit))
 
     def enter_layers(self, tape: Tape, layer: Layer, count: int) -> None:
+        """Layers that are no units are gathered with the rest, before they run."""
         if layer.is_nested:
+            return
+        if not layer.is_unit and not self.has_nested_units:
+            for parameter in layer.parameters:
+                together = replace(parameter, count=parameter.count * count)
+                self._gather_weight(tape, together)
             return
         tape.grow(-self.flat_bytes)
         self.before_bytes, self.flat_bytes = self.flat_bytes, 0
@@ -210,11 +228,14 @@ class Fsdp2Gathering:
         return num_gathered * self._gathered(unit) + flat + copying
 
     def leave_layers(self, tape: Tape, layer: Layer, count: int) -> None:
+        if not layer.is_unit and not self.has_nested_units:
+            return
+        self.has_nested_units = layer.is_nested
         if layer.is_unit:
             if not self.sharder.reshards_after_forward:
-                tape.grow(count * self._gathered(layer.parameters))
-            self.first_layer = self.first_layer or layer.parameters
+                self._keep(tape, layer, count)
             self.last_layer = layer.parameters
+            self.order.append(layer.parameters)
         if not layer.is_nested:
             self.before_bytes = self.flat_bytes = self._flat(self.last_layer)
             tape.grow(self.flat_bytes)
@@ -231,9 +252,7 @@ class Fsdp2Gathering:
 
     def leave_loss(self, tape: Tape) -> None:
         """The head gathers the layer before it in advance."""
-        if self.sharder.reshards_after_forward and self.last_layer:
-            self.flat_bytes = self._flat(self.last_layer)
-            tape.grow(self.flat_bytes)
+        self._prefetch(tape, self.last_layer)
 
     def enter_layers_backward(self, tape: Tape, layer: Layer, count: int) -> None:
         if not layer.is_nested:
@@ -243,10 +262,21 @@ class Fsdp2Gathering:
                 self._reduce_unit(tape, self.tail)
                 self.tail = []
         if layer.is_unit and not self.sharder.reshards_after_forward:
-            tape.grow(-count * self._gathered(layer.parameters))
+            self._keep(tape, layer, -count)
 
     def receive_gradient(self, tape: Tape, parameter: Parameter) -> None:
+        """A unit outside the layers is reduced with its last gradient.
+
+        The input embedding waits until the end: no gradient goes on from it.
+        """
         self.with_gradient.add(parameter.name)
+        for unit in self.units:
+            if len(unit) > 1 and parameter.name in _names(unit):
+                self._gather(tape, unit)
+                if len(self._reducible(unit)) == len(trained(unit)):
+                    self._reduce_unit(tape, unit)
+                    self._forget(unit)
+                return
 
     def beside_backward(
         self, layer: Layer, index: int, count: int, peak_bytes: int
@@ -259,7 +289,7 @@ class Fsdp2Gathering:
             return 0
         unit = layer.parameters
         is_first = not index and not layer.is_nested
-        own, before = self._gathered(unit), self._first() if is_first else unit
+        own, before = self._gathered(unit), self._before(unit) if is_first else unit
         if self.sharder.reshards_after_forward:
             beside = own + self._flat(before)
         else:
@@ -276,35 +306,66 @@ class Fsdp2Gathering:
         """The embedding is gathered as soon as it may come next."""
         if layer.is_nested:
             return
-        last = layer.parameters if layer.is_unit else self.last_layer
-        self._hold_reduced(tape, self._reduced(last))
-        if layer.parameters == self.first_layer:
-            self._gather_table(tape)
+        first: Sequence[Parameter] = layer.parameters
+        if not layer.is_unit:
+            groups = [u for u in self.order if _names(u) <= _names(first)]
+            first = groups[0] if groups else ()
+        self._hold_reduced(tape, self._reduced(first))
+        before = self._before(first)
+        self._prefetch(tape, before)
+        if before in self.units and len(before) == 1:
+            self._gather(tape, before)
 
     def end_backward(self, tape: Tape) -> None:
         """The embedding and the rest are reduced last, from a final callback.
 
         Autograd's engine still holds the gradient that came last, the embedding's.
         """
-        self._gather_table(tape)
+        for unit in self.units:
+            self._gather(tape, unit)
+        self._prefetch(tape, ())
         self.rest += self.tail
-        for unit in (self._first(), self.rest):
+        for unit in (*self.units, self.rest):
             if unit:
                 tables = [p for p in unit if p.is_embedding]
                 held_bytes, _ = self._whole_gradients(tables[:1])
                 self._reduce_unit(tape, unit, held_bytes)
         self._hold_reduced(tape, 0)
+        tape.grow(-self.kept_bytes)
 
-    def _gather_table(self, tape: Tape) -> None:
-        """Gathered again, once."""
-        if self.table is not None and not self.table_is_back:
-            gathered = self._gathered(self._first())
-            tape.note(gathered + self._flat(self._first()))
-            tape.grow(gathered)
-            self.table_is_back = True
+    def _keep(self, tape: Tape, layer: Layer, count: int) -> None:
+        """So many more layers stay gathered; those without backward until its end."""
+        size_bytes = count * self._gathered(layer.parameters)
+        tape.grow(size_bytes)
+        if not layer.is_nested:
+            self.kept_bytes += size_bytes
 
-    def _first(self) -> list[Parameter]:
-        return [self.table] if self.table is not None else []
+    def _before(self, unit: Sequence[Parameter]) -> Sequence[Parameter]:
+        """The unit that ran before this one; none before the first.
+
+        Of a group of layers, traced once, the first time counts.
+        """
+        index = self.order.index(unit) if unit in self.order else 0
+        return self.order[index - 1] if index else ()
+
+    def _prefetch(self, tape: Tape, unit: Sequence[Parameter]) -> None:
+        """The flat buffer of the unit that is next in backward."""
+        tape.grow(-self.flat_bytes)
+        is_sharded = self.sharder.reshards_after_forward
+        self.flat_bytes = self._flat(unit) if is_sharded else 0
+        tape.grow(self.flat_bytes)
+
+    def _gather(self, tape: Tape, unit: Sequence[Parameter]) -> None:
+        """Gathered once more, for its backward pass; the one before it is next."""
+        if unit not in self.back:
+            self.back.append(unit)
+            tape.grow(self._gathered(unit))
+            self._prefetch(tape, self._before(unit))
+
+    def _forget(self, unit: Sequence[Parameter]) -> None:
+        """It is no unit outside the layers any more."""
+        self.units.remove(unit)
+        self.order.remove(unit)
 
     def _reduce_unit(
         self, tape: Tape, unit: Sequence[Parameter], held_bytes: int = 0
@@ -385,3 +446,8 @@ class Fsdp2Gathering:
         return self.sharder.num_ranks * chunk_elements(
             parameter, self.sharder.num_ranks
         )
+
+
+def _names(unit: Sequence[Parameter]) -> set[str]:
+    """What tells a unit from others."""
+    return {parameter.name for parameter in unit}

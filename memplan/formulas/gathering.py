@@ -5,6 +5,7 @@ model's own, or moves the tape's level with `Tape.grow`. One layer is one unit, 
 Trainer wraps them; weights outside the layers form units of their own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,8 +39,9 @@ class Gathering(Protocol):
     def use_weight(self, tape: "Tape", parameter: "Parameter") -> None:
         """A weight outside the layers is about to be used."""
 
-    def leave_table(self, tape: "Tape", parameter: "Parameter") -> None:
-        """An embedding outside the layers has been looked up."""
+    def leave_unit(self, tape: "Tape", unit: Sequence["Parameter"]) -> None:
+        """A part outside the layers that sharding takes as one has run: the input
+        embedding, or what the model names beside its layers."""
 
     def enter_layers(self, tape: "Tape", layer: Layer, count: int) -> None:
         """`count` equal layers are about to run forward."""
@@ -91,7 +93,7 @@ class NoGathering:
     def use_weight(self, tape: "Tape", parameter: "Parameter") -> None:
         return
 
-    def leave_table(self, tape: "Tape", parameter: "Parameter") -> None:
+    def leave_unit(self, tape: "Tape", unit: Sequence["Parameter"]) -> None:
         return
 
     def enter_layers(self, tape: "Tape", layer: Layer, count: int) -> None:

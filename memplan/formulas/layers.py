@@ -74,7 +74,7 @@ def embedding(
     (`native/cuda/Embedding.cu` and `EmbeddingBackwardKernel.cu`).
     """
     t.mark_embedding(weight)
-    rows = t.apply(
+    return t.apply(
         "embedding",
         (weight,),
         (*shape, weight.shape[-1]),
@@ -82,8 +82,6 @@ def embedding(
         saved=() if indices is None else (indices,),
         backward_scratch_bytes=embedding_scratch_bytes(weight.shape, prod(shape)),
     )
-    t.leave_table(weight)
-    return rows
 
 
 def embedding_scratch_bytes(table: Shape, num_indices: int) -> int:
@@ -97,7 +95,9 @@ def embedding_scratch_bytes(table: Shape, num_indices: int) -> int:
 
 def token_embedding(t: Tape, weight: Weight, shape: Shape) -> Tensor:
     """`embedding` of the input ids, of a model whose main input they are."""
-    return input_embedding(t, embedding(t, weight, shape))
+    rows = embedding(t, weight, shape)
+    t.leave_table(weight)
+    return input_embedding(t, rows)
 
 
 def input_embedding(t: Tape, output: Tensor) -> Tensor:

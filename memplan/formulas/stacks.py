@@ -130,6 +130,7 @@ def _trace_layers(
     if storage is t.leaf:
         t.hand_leaf_to_layers()
     is_checkpointed = checkpointing != "none" and t.mode.record
+    is_whole = t.mode.is_whole
     outer_nodes, outer_mode, outer_live = t.nodes, t.mode, t.live
     outer_peak, outer_count = t.peak, t.count
     kept: list[Storage] | None = [] if checkpointing == "selective" else None
@@ -145,6 +146,7 @@ def _trace_layers(
             entry=storage,
             shared={},
             in_layer=True,
+            is_whole=is_whole or is_unit,
         )
         if is_checkpointed:
             t.mode = replace(t.mode, record=False, keep=kept)
@@ -170,7 +172,7 @@ def _trace_layers(
         # Someone else holds the first input; the later layers free theirs.
         rest = rest.plus(Totals(storage.block_bytes, 0, storage.requested_bytes), -1)
     parameters = _parameters_of(t, place, outer_count * count)
-    layer = Layer(parameters, is_unit, outer_mode.in_layer)
+    layer = Layer(parameters, is_unit and not is_whole, outer_mode.in_layer)
     t.gathering.enter_layers(t, layer, done)
     for number in sorted({0, done - 1}):
         before = span.leaves.plus(rest, number - 1) if number else Totals()
@@ -224,6 +226,7 @@ def _recompute(
             is_recomputed=True,
             passing=[],
             in_layer=True,
+            is_whole=True,
         )
         first_edge = t.last_edge
         y = body(t, Tensor(t, storage, shape, dtype, entry))

@@ -78,6 +78,8 @@ class Mode:
     """Pinned storages of the layer that runs again, which its graph alone holds."""
     in_layer: bool = False
     """A repeated layer is being traced."""
+    is_whole: bool = False
+    """Sharding takes no layer of this part by itself: it is in a unit, or in none."""
 
 
 class Scope:
@@ -404,9 +406,9 @@ class Tape:
             self.gathering.use_weight(self, self.parameters[weight.name])
 
     def leave_table(self, weight: Weight) -> None:
-        """The embedding whose table is `weight` has run."""
+        """The input embedding, whose table is `weight`, has run."""
         if not self.mode.in_layer:
-            self.gathering.leave_table(self, self.parameters[weight.name])
+            self.gathering.leave_unit(self, [self.parameters[weight.name]])
 
     def mark_embedding(self, weight: Weight) -> None:
         """Remember that `weight` is looked up by index."""
@@ -456,6 +458,23 @@ class Tape:
     def no_grad(self) -> Iterator[None]:
         outer = self.mode
         self.mode = replace(outer, grad=False)
+        try:
+            yield
+        finally:
+            self.mode = outer
+
+    @contextmanager
+    def unit(self) -> Iterator[None]:
+        """A part outside the layers that sharding takes as one, without parts."""
+        num_before = len(self.parameters)
+        yield
+        self.gathering.leave_unit(self, [*self.parameters.values()][num_before:])
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """A part whose layers sharding does not take by themselves."""
+        outer = self.mode
+        self.mode = replace(outer, is_whole=True)
         try:
             yield
         finally:

@@ -12,7 +12,7 @@ from memplan.formulas.deepspeed import DeepSpeed
 from memplan.formulas.deepspeed_step import REDUCE_BUCKET_ELEMENTS, Bucket
 from memplan.formulas.fsdp2 import Fsdp2
 from memplan.formulas.gathering import Layer
-from memplan.formulas.layers import embedding
+from memplan.formulas.layers import token_embedding
 from memplan.formulas.linear import linear
 from memplan.formulas.optimizers import find_optimizer
 from memplan.formulas.parameters import Parameter, Stored
@@ -137,8 +137,8 @@ def traced(sharder, *, is_tied=False, gradients_exist=False, kept="fp32"):
         gathering=sharder.gathering(gradients_exist),
     )
     with tape.scope("embed"):
-        table = tape.weight("weight", (V, D))
-    x = embedding(tape, table, (1, L))
+        table = tape.weight("weight", (V, D), is_tied=is_tied)
+    x = token_embedding(tape, table, (1, L))
     x = repeat_layers(tape, "layers", LAYERS, layer, x)
     shared = table if is_tied else None
     x = linear(tape, "head", x, V, bias=False, weight=shared)
@@ -213,6 +213,38 @@ def test_the_head_is_copied_out_beside_the_flat_buffer_of_the_last_layer():
     gathering.use_weight(tape, weight("head", V, D, kept="fp32"))
     assert tape.peak.at.block_bytes == 2 * TABLE + LAYER
     assert tape.live.block_bytes == 2 * TABLE
+
+
+def test_a_unit_beside_the_layers_is_gathered_for_its_own_backward_alone():
+    """The last gradient of the part has it reduced."""
+    tape = Tape(policy=lambda *_: ONE)
+    unit = [weight(name, D, D, kept="fp32") for name in ("pool.a", "pool.b")]
+    gathering = fsdp2().gathering(False)
+    for parameter in unit:
+        gathering.use_weight(tape, parameter)
+    gathering.end_forward(tape)
+    gathering.leave_unit(tape, unit)
+    assert tape.live.block_bytes == 0
+    gathering.receive_gradient(tape, unit[0])
+    assert tape.live.block_bytes == 2 * LAYER
+    gathering.receive_gradient(tape, unit[1])
+    gathered_grads = 2 * LAYER  # which autograd would have put on the tape
+    shards = 2 * (2 * LAYER) // RANKS
+    reducing = 2 * LAYER
+    assert tape.live.block_bytes == reducing + shards - gathered_grads
+
+
+def test_layers_of_a_part_that_is_taken_whole_are_gathered_before_it_runs():
+    tape = Tape(
+        policy=lambda name, shape, is_linear: Stored(
+            "bf16", True, 0, kept_dtype="fp32"
+        ),
+        gathering=fsdp2().gathering(False),
+    )
+    with tape.whole():
+        x = tape.tensor((1, L, D), "bf16")
+        x = repeat_layers(tape, "tower.layers", LAYERS, layer, x)
+    assert tape.live.block_bytes == 2 * LAYERS * LAYER + 2 * L * D * (LAYERS + 1)
 
 
 def test_a_layer_of_a_group_runs_backward_between_two_others():

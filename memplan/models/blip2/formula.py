@@ -79,6 +79,7 @@ def captioning_loss(
     with t.scope("language_model"):
         shared = shared_table(t, config.text)
         inputs_embeds = embedding(t, shared, (batch.size, batch.seq_len))
+        t.leave_table(shared)
         attention_mask = t.tensor((batch.size, batch.seq_len), "int64")
         language_model_inputs = cast(t, image_features, inputs_embeds.dtype)
         inputs_embeds = masked_scatter(t, inputs_embeds, language_model_inputs)

@@ -53,7 +53,8 @@ def visual_tokens(t: Tape, config: FlamingoConfig, batch: Batch) -> Tensor:
     """
     B, T, size = batch.size, batch.images_per_sample, batch.image_size
     vision_x = t.input((B * T, 3, size, size), "fp32")
-    with t.no_grad(), t.scope("vision_encoder"):
+    # `_no_split_modules` names the modules that train: of the tower there is none.
+    with t.no_grad(), t.whole(), t.scope("vision_encoder"):
         features = visual_features(t, config, vision_x)
     check_frozen(t)
     _, V, D = features.shape

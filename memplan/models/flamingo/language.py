@@ -53,8 +53,9 @@ def mpt(t: Tape, config: LanguageConfig, batch: Batch, layers: Layers) -> Output
         max_seq_len=config.max_position_embeddings,
     )
     with t.scope("transformer.wte"):
-        table = t.weight("weight", (V, D))
+        table = t.weight("weight", (V, D), is_tied=True)
         inputs_embeds = embedding(t, table, (B, L))
+        t.leave_table(table)
     hidden_states = transformer(t, sizes, inputs_embeds, layers)
     del inputs_embeds
     head_input = predicting(t, batch, hidden_states)
@@ -79,6 +80,7 @@ def gpt_neox(t: Tape, config: LanguageConfig, batch: Batch, layers: Layers) -> O
     with t.scope("gpt_neox.embed_in"):
         table = t.weight("weight", (V, D))
         inputs_embeds = embedding(t, table, (B, L))
+        t.leave_table(table)
     hidden_states = decoder(t, sizes, inputs_embeds, layers)
     del inputs_embeds
     head_input = predicting(t, batch, hidden_states)
@@ -101,8 +103,9 @@ def chinchilla(
     B, L = batch.size, batch.seq_len
     D, V = config.hidden_size, config.vocab_size
     with t.scope("embed"):
-        table = t.weight("weight", (V, D))
+        table = t.weight("weight", (V, D), is_tied=True)
     hidden_states = embedding(t, table, (B, L))
+    t.leave_table(table)
     # <EOC> has a learnt embedding of its own (section 3.2.1), in the place of an id.
     eoc = t.weight("eoc_embedding", (1, D))
     row = cast(t, eoc, hidden_states.dtype)

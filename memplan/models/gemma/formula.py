@@ -39,6 +39,7 @@ def forward(t: Tape, config: GemmaConfig, batch: Batch) -> Tensor:
             is_tied=config.tie_word_embeddings,
         )
         rows = embedding(t, table, (batch.size, batch.seq_len))
+        t.leave_table(table)
         inputs_embeds = input_embedding(t, scale(t, rows))
         del rows
     hidden_states = decoder(t, config, inputs_embeds)

@@ -17,8 +17,12 @@ from memplan.models.siglip.pooling import pool
 def vision_model(
     t: Tape, config: VisionConfig, pixel_values: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`SiglipVisionModel.forward`: all patches [B, L, D], and their pool [B, D]."""
-    hidden_states = vision_embeddings(t, config, pixel_values)
+    """`SiglipVisionModel.forward`: all patches [B, L, D], and their pool [B, D].
+
+    `_no_split_modules` names embeddings and pool beside the layers.
+    """
+    with t.unit():
+        hidden_states = vision_embeddings(t, config, pixel_values)
     hidden_states = repeat_layers(
         t,
         "encoder.layers",
@@ -28,7 +32,8 @@ def vision_model(
     )
     last_hidden_state = layer_norm(t, "post_layernorm", hidden_states)
     del hidden_states
-    pooler_output = pool(t, config, last_hidden_state)
+    with t.unit():
+        pooler_output = pool(t, config, last_hidden_state)
     return last_hidden_state, pooler_output
 
 
