@@ -1,4 +1,4 @@
-"""Closed form: a plan in, a memory report out, in about a millisecond and no torch.
+"""Closed form: a plan in, a memory report out, in milliseconds and without torch.
 
     report = estimate(TrainingPlan(model="llama-2-7b", gpu="a100-80gb"))
 
@@ -16,6 +16,7 @@ from memplan.estimating.caveats import assumptions_of, unsupported_of
 from memplan.estimating.moments import Moment, moments_of
 from memplan.estimating.rank import num_parameters, part_of, stages_of
 from memplan.estimating.savings import Need, savings_of
+from memplan.estimating.slack import with_slack
 from memplan.estimating.step import Step, trace_step
 from memplan.formulas.allocator import SEGMENT_STEP_BYTES
 from memplan.formulas.optimizers import find_optimizer, state_tensors
@@ -114,6 +115,7 @@ def _estimate_run(plan: TrainingPlan, model: Model) -> MemoryReport:
             plan, part, optimizer, capability, torch_version, num_sms, stage
         )
         moments = moments_of(step, workspace)
+        moments = with_slack(plan, part, step, optimizer, workspace, moments)
         highest = max(moments, key=lambda moment: (moment.step == 2, moment.allocated))
         candidates.append((highest.allocated, stage, step, moments, highest))
     _, stage, step, moments, highest = max(candidates, key=lambda some: some[0])

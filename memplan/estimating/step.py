@@ -89,6 +89,13 @@ class Step:
     cache: Held
     """Keys and values of a generation, there in the last phase alone."""
     phases: tuple[Phase, ...]
+    sharder: Sharder
+    updated: tuple[Parameter, ...]
+    """Trained tensors as the optimizer sees them."""
+    buffer_tensors: Tensors
+    left_tensors: Tensors
+    temporary_tensors: Tensors
+    """Of `optimizer_temporaries`."""
     assumptions: tuple[str, ...] = ()
     """What sharding takes for granted."""
     unsupported: tuple[str, ...] = ()
@@ -166,6 +173,7 @@ def _with_in_flight(phases: tuple[Phase, ...], others: int) -> tuple[Phase, ...]
             phase.name,
             Peak(phase.peak.at.plus(waiting, others), phase.peak.place),
             phase.end.plus(waiting, others),
+            phase.events,
         )
         for phase in phases
     )
@@ -307,9 +315,12 @@ def _sized(
     averaged = cache = Held()
     weights = Held().with_all(sharder.weights(parameters))
     gradients = Held().with_all(sharder.gradients(parameters))
-    left = Held().with_all(sharder.left_gradients(parameters, gradients_exist))
-    buffers = Held().plus(_batch_bytes(model, batch))
-    buffers = buffers.with_all(sharder.buffers(parameters))
+    left_tensors = sharder.left_gradients(parameters, gradients_exist)
+    left = Held().with_all(left_tensors)
+    buffer_tensors = [*sharder.buffers(parameters), (_batch_bytes(model, batch), 1)]
+    buffers = Held().with_all(buffer_tensors)
+    updated: list[Parameter] = []
+    temporary_tensors: Tensors = []
     if plan.ema:
         for parameter in trained(parameters):
             averaged = averaged.plus(4 * parameter.num_elements, parameter.count)
@@ -326,7 +337,8 @@ def _sized(
         states = _states(optimizer, updated)
         stepped = _as_updated(plan, sharder.stepped(parameters))
         own = _step_tensors(plan, optimizer, stepped)
-        temporaries = Held().with_all(sharder.step_temporaries(parameters, own))
+        temporary_tensors = sharder.step_temporaries(parameters, own)
+        temporaries = Held().with_all(temporary_tensors)
         masters = masters.with_all(sharder.masters(parameters))
         if plan.precision == "fp16-master" and sharder.keeps_fp32:
             for parameter in updated:
@@ -343,6 +355,11 @@ def _sized(
         averaged_weights=averaged,
         cache=cache,
         phases=tuple(tape.phases),
+        sharder=sharder,
+        updated=tuple(updated),
+        buffer_tensors=buffer_tensors,
+        left_tensors=left_tensors,
+        temporary_tensors=temporary_tensors,
         assumptions=sharder.assumptions(),
         unsupported=sharder.unsupported(parameters) + model.family.unsupported,
     )

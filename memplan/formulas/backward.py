@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from memplan.formulas.events import Events
 from memplan.formulas.tape import Tape
 from memplan.formulas.tensors import GRADIENT, STATIC, Storage, Tensor
 from memplan.formulas.trace import Node, Peak, Stack, Totals
@@ -184,6 +185,7 @@ class _Replay:
         gathering, layer, count = tape.gathering, stack.layer, stack.count
         gathering.enter_layers_backward(tape, layer, count)
         outer_live, outer_peak, outer_place = tape.live, tape.peak, tape.place
+        outer_events, tape.events = tape.events, Events()
         tape.live, tape.peak = Totals(), Peak(Totals(), stack.place)
         trace = stack.trace or (stack.recompute and stack.recompute())
         assert trace is not None
@@ -199,6 +201,9 @@ class _Replay:
             tape.drop(storage)
         peak, leaves = tape.peak, tape.live
         tape.live, tape.peak, tape.place = outer_live, outer_peak, outer_place
+        handed_on = inner.pending.get(trace.input) if trace.input else None
+        events, tape.events = tape.events, outer_events
+        tape.events.repeat(count, events, incoming, handed_on)
 
         for edge, size_bytes in inner.outside.items():
             if edge not in self.pending and edge not in self.grown:
@@ -219,7 +224,5 @@ class _Replay:
         gathering.leave_layers_backward(tape, layer, count)
         for storage in stack.shared:
             tape.drop(storage)
-        if trace.input is not None and stack.input is not None:
-            handed_on = inner.pending.get(trace.input)
-            if handed_on is not None:
-                self.accumulate(stack.input, handed_on)
+        if handed_on is not None and stack.input is not None:
+            self.accumulate(stack.input, handed_on)

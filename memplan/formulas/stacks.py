@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 
+from memplan.formulas.events import Events
 from memplan.formulas.gathering import Layer
 from memplan.formulas.parameters import Parameter, Shape
 from memplan.formulas.tape import Mode, Tape
@@ -132,11 +133,12 @@ def _trace_layers(
     is_checkpointed = checkpointing != "none" and t.mode.record
     is_whole = t.mode.is_whole
     outer_nodes, outer_mode, outer_live = t.nodes, t.mode, t.live
-    outer_peak, outer_count = t.peak, t.count
+    outer_peak, outer_count, outer_events = t.peak, t.count, t.events
     kept: list[Storage] | None = [] if checkpointing == "selective" else None
     with t.scope(f"{name}.*"):
         place = t.place
         t.nodes, t.live, t.peak = [], Totals(), Peak(Totals(), place)
+        t.events = Events()
         t.count *= count
         t.begin_layers()
         t.mode = replace(
@@ -159,7 +161,7 @@ def _trace_layers(
         del own
     nodes, span, shared = t.nodes, Span(t.peak, t.live), t.mode.shared
     t.nodes, t.live, t.peak = outer_nodes, outer_live, outer_peak
-    t.count, t.mode = outer_count, outer_mode
+    t.count, t.mode, events, t.events = outer_count, outer_mode, t.events, outer_events
 
     is_alike = wants == (entry is not None) and y.dtype == dtype
     done = count if is_alike else 1
@@ -168,7 +170,9 @@ def _trace_layers(
         if not is_alike and cast.tensor.edge and cast.tensor.edge > first_edge:
             cast.copies //= count
     rest = span.leaves
-    if storage.num_holders and storage.kind == TEMPORARY:
+    is_held = storage.num_holders > 0 and storage.kind == TEMPORARY
+    t.events.repeat(done, events, storage, y.storage, frees_taken=is_held)
+    if is_held:
         # Someone else holds the first input; the later layers free theirs.
         rest = rest.plus(Totals(storage.block_bytes, 0, storage.requested_bytes), -1)
     parameters = _parameters_of(t, place, outer_count * count)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from memplan.formulas.allocator import block_bytes
+from memplan.formulas.events import Events
 from memplan.formulas.gathering import Gathering, NoGathering
 from memplan.formulas.parameters import (
     IN_GROUP,
@@ -110,6 +111,8 @@ class Tape:
     live: Totals = field(default_factory=Totals)
     peak: Peak = field(default_factory=lambda: Peak(Totals(), ""))
     phases: list[Phase] = field(default_factory=list)
+    events: Events = field(default_factory=Events)
+    """Of the current phase."""
     nodes: list[Node | Stack] = field(default_factory=list)
     leaves: set[int] = field(default_factory=set)
     trained: dict[int, str] = field(default_factory=dict)
@@ -136,6 +139,7 @@ class Tape:
         """A new temporary storage without a holder."""
         self.num_storages += 1
         storage = Storage(requested_bytes, TEMPORARY, savable, self.num_storages)
+        self.events.ask(requested_bytes, storage.serial)
         live = self.live
         live.block_bytes += storage.block_bytes
         live.temporary_bytes += requested_bytes
@@ -146,6 +150,7 @@ class Tape:
     def note(self, scratch_bytes: int = 0) -> None:
         """Remember this moment if it is the highest, with scratch alive beside it."""
         scratch_block = block_bytes(scratch_bytes) if scratch_bytes else 0
+        self.events.ask(scratch_bytes)
         live, at = self.live, self.peak.at
         if live.block_bytes + scratch_block > at.block_bytes:
             at.block_bytes = live.block_bytes + scratch_block
@@ -167,6 +172,7 @@ class Tape:
             self._free(storage)
 
     def _free(self, storage: Storage, copies: int = 1) -> None:
+        self.events.free(storage, copies)
         live = self.live
         live.block_bytes -= copies * storage.block_bytes
         requested = copies * storage.requested_bytes
@@ -482,7 +488,9 @@ class Tape:
 
     def end_phase(self, name: str) -> None:
         """Close the phase that ends here and begin the next."""
-        self.phases.append(Phase(name, self.peak, self.live.plus(Totals())))
+        end = self.live.plus(Totals())
+        self.phases.append(Phase(name, self.peak, end, self.events))
+        self.events = Events()
         if name == "forward":
             self.loss_start = len(self.nodes)
         self.peak = Peak(self.live.plus(Totals()), self.place)

@@ -1,8 +1,9 @@
 """What a tape records: sums of what is alive, their highest points, backward nodes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from memplan.formulas.events import Event
 from memplan.formulas.gathering import Layer
 from memplan.formulas.tensors import Storage
 
@@ -49,6 +50,8 @@ class Phase:
     name: str
     peak: Peak
     end: Totals
+    events: Sequence[Event] = ()
+    """What it asks of the allocator."""
 
 
 @dataclass(slots=True)
