@@ -87,6 +87,12 @@ class TrainingPlan:
     attn_implementation: str = "auto"
     """auto (what scaled_dot_product_attention picks), eager, math, efficient, flash,
     cudnn."""
+    offload_activations: bool = False
+    """What the forward pass saves waits in pinned host memory (`save_on_cpu`)."""
+    cross_entropy_chunks: int = 1
+    """Head and loss run over so many parts of the tokens, each recomputed."""
+    torch_compile: bool = False
+    """The model is compiled by `torch.compile`."""
 
     num_gpus: int = 1
     zero_stage: int = 0
@@ -297,6 +303,11 @@ def _check_parts(plan: TrainingPlan) -> None:
             "LoRA targets are given but LoRA is not asked for.",
             hint="Add --trainable lora.",
         )
+    for name in ("offload_activations", "cross_entropy_chunks"):
+        if plan.generates and getattr(plan, name) not in (False, 1):
+            raise PlanError(
+                f"{name} belongs to training.", hint="Leave --workload out."
+            )
     if plan.max_new_tokens and not plan.generates:
         raise PlanError(
             "max_new_tokens belongs to the workload generate.",
@@ -335,6 +346,7 @@ _COUNTS = (
     "lora_rank",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
+    "cross_entropy_chunks",
     "seq_len",
     "target_seq_len",
     "images_per_sample",

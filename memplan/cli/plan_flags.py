@@ -218,6 +218,26 @@ def _flags(
             parser=parse_attention,
         ),
     ] = None,
+    offload_activations: Annotated[
+        bool | None,
+        option(
+            "--offload-activations/--no-offload-activations",
+            help="Saved activations wait in host memory.",
+            panel=STEP,
+        ),
+    ] = None,
+    cross_entropy_chunks: Annotated[
+        Count,
+        option(
+            "--cross-entropy-chunks",
+            help="Parts of the tokens that head and loss run over.  (default: 1)",
+            panel=STEP,
+        ),
+    ] = None,
+    torch_compile: Annotated[
+        bool | None,
+        option("--torch-compile/--no-torch-compile", help="Compiled.", panel=STEP),
+    ] = None,
     accounting: Annotated[
         Text,
         option(

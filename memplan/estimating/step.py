@@ -130,6 +130,7 @@ def trace_step(
     Raises:
         PlanError: the plan does not suit the model.
     """
+    _check_closed_form(plan)
     batch = batch_of(plan, model)
     sharder = sharder_of(plan)
     patterns = trainable_patterns(plan, model)
@@ -161,6 +162,23 @@ def trace_step(
     step = _sized(plan, model, batch, optimizer, sharder, tape, parameters)
     in_flight = micro_batches_in_flight(plan, stage)
     return replace(step, phases=_with_in_flight(step.phases, in_flight - 1))
+
+
+NO_CLOSED_FORM = {
+    "offload_activations": "what the host holds of the activations",
+    "cross_entropy_chunks": "a loss in parts",
+    "torch_compile": "what torch.compile fuses",
+}
+"""Fields of a plan that a run alone can answer for."""
+
+
+def _check_closed_form(plan: TrainingPlan) -> None:
+    for name, noun in NO_CLOSED_FORM.items():
+        if getattr(plan, name) not in (False, 1):
+            raise PlanError(
+                f"There is no closed form for {noun}.",
+                hint="Ask `memplan rehearse`: it takes the same flags.",
+            )
 
 
 def _with_in_flight(phases: tuple[Phase, ...], others: int) -> tuple[Phase, ...]:

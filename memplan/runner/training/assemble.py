@@ -14,6 +14,7 @@ from memplan.runner.training.batch import make_batch
 from memplan.runner.training.checkpointing import enable_checkpointing
 from memplan.runner.training.ema import Averages
 from memplan.runner.training.grids import tell_grids
+from memplan.runner.training.loss import split_loss
 from memplan.runner.training.model import build_model, set_ties
 from memplan.runner.training.optimizer import keep_embeddings_in_32bit, recipe_of
 from memplan.runner.training.parallel import (
@@ -42,6 +43,8 @@ def assemble(
 ) -> Run:
     """Shard and wrap the model; make its optimizer and its batch."""
     keep_embeddings_in_32bit(plan.optim, module)
+    if plan.torch_compile:
+        module.compile()
     wrapped, optimizer = wrap(plan, accelerator, module)
     trained = trained_parameters(wrapped)
     with accelerator.device:
@@ -55,6 +58,7 @@ def assemble(
         batch=batch,
         max_grad_norm=plan.max_grad_norm,
         averages=Averages(trained) if plan.ema else None,
+        offloads_activations=plan.offload_activations,
     )
 
 
@@ -76,6 +80,8 @@ def build(plan: TrainingPlan, model: Model, device: torch.device) -> nn.Module:
         materialise(module, device)
     if plan.workload == "train":
         enable_checkpointing(plan, module)
+    if plan.cross_entropy_chunks > 1:
+        split_loss(module, plan.cross_entropy_chunks)
     freeze(plan, model, module)
     store(module, trained, frozen)
     if plan.trainable == "lora":

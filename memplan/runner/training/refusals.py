@@ -24,6 +24,21 @@ NOT_RUN = {
 """What accelerate's own training step does not do."""
 SHARED_TABLE = ("t5", "blip2", "instructblip", "mmicl")
 """Families in which several modules have one embedding table."""
+CAUSAL = (
+    "deepseek",
+    "gemma",
+    "gpt2",
+    "gpt_neox",
+    "llama",
+    "llava",
+    "mixtral",
+    "mpt",
+    "opt",
+    "phi",
+    "phi3",
+    "qwen_vl",
+)
+"""Families whose loss is `ForCausalLMLoss` of what the head makes."""
 
 
 def check(plan: TrainingPlan) -> Model:
@@ -52,6 +67,7 @@ def check(plan: TrainingPlan) -> Model:
     _check_dtypes(plan, model)
     _check_checkpointing(plan, model)
     _check_model(plan, model)
+    _check_chunks(plan, model)
     for library, purpose in libraries_of(plan, model):
         if find_spec(library) is None:
             raise PlanError(
@@ -232,4 +248,27 @@ def _check_model(plan: TrainingPlan, model: Model) -> None:
         raise PlanError(
             "PE-Net has no layers that are checkpointed.",
             hint='Its hot spot goes with distance = "algebraic" in the configuration.',
+        )
+
+
+def _check_chunks(plan: TrainingPlan, model: Model) -> None:
+    """The loss runs the head itself: it must be whole, and hand on plain logits."""
+    if plan.cross_entropy_chunks == 1:
+        return
+    capped = getattr(model.config, "final_logit_softcapping", None)
+    if model.family.name not in CAUSAL or capped:
+        raise PlanError(
+            f"The loss of {model.name} is not run in parts.",
+            hint="Leave --cross-entropy-chunks out.",
+        )
+    if _is_fsdp2(plan) or (_is_deepspeed(plan) and plan.zero_stage == 3):
+        raise PlanError(
+            "A loss in parts runs the head outside of its module, which sharding has "
+            "left in pieces.",
+            hint="Use --zero-stage 1, or leave --cross-entropy-chunks out.",
+        )
+    if plan.trainable == "lora" and "lm_head" in plan.lora_targets:
+        raise PlanError(
+            "A loss in parts runs the head without its adapter.",
+            hint="Leave lm_head out of --lora-targets.",
         )

@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ class Run:
     batch: dict[str, Any]
     max_grad_norm: float
     averages: Averages | None = None
+    offloads_activations: bool = False
     loss: torch.Tensor | None = field(default=None)
     """Of the last micro-batch: a training loop keeps it for its log."""
 
@@ -50,7 +52,8 @@ def train_micro_batch(run: Run) -> None:
     """One micro-batch; accelerate steps when enough have been accumulated."""
     accelerator = run.accelerator
     with accelerator.accumulate(run.model):
-        run.loss = run.model(**run.batch).loss
+        with _saving_of(run):
+            run.loss = run.model(**run.batch).loss
         accelerator.backward(run.loss)
         run.loss = run.loss.detach()  # what is left of the graph may go
         if accelerator.sync_gradients and run.max_grad_norm:
@@ -60,3 +63,10 @@ def train_micro_batch(run: Run) -> None:
         if accelerator.sync_gradients and run.averages is not None:
             run.averages.update(run.trained)
         run.optimizer.zero_grad()
+
+
+def _saving_of(run: Run) -> AbstractContextManager[object]:
+    """Where the forward pass leaves what the backward pass needs."""
+    if run.offloads_activations:
+        return torch.autograd.graph.save_on_cpu(pin_memory=True)
+    return nullcontext()
