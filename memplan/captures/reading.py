@@ -34,8 +34,23 @@ def read_either(path: Path) -> CaptureFile:
     Raises:
         MemplanError: it cannot be read, or is neither a report nor a capture.
     """
-    if is_capture(path):
+    content = text_of(path)
+    if content is None:
         return read_capture(path)
+    try:
+        return CaptureFile(report=from_json(content), processes=())
+    except MemplanError as error:
+        raise MemplanError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def text_of(path: Path) -> bytes | None:
+    """What a file of JSON says; None: it is a capture, by its name or its beginning.
+
+    Raises:
+        MemplanError: it cannot be read, or is larger than any report.
+    """
+    if is_capture(path):
+        return None
     try:
         content = _beginning(path)
     except OSError as error:
@@ -44,16 +59,13 @@ def read_either(path: Path) -> CaptureFile:
             hint="Name a JSON report (`--json`, or -o FILE) or a capture (.mplan).",
         ) from error
     if content.startswith(ZIP):
-        return read_capture(path)
+        return None
     if len(content) > MOST_BYTES:
         raise MemplanError(
             f"{path} is no memplan report: it is larger than any.",
             hint="Name a JSON report or a capture (.mplan).",
         )
-    try:
-        return CaptureFile(report=from_json(content), processes=())
-    except MemplanError as error:
-        raise MemplanError(f"{path}: {error.message}", hint=error.hint) from error
+    return content
 
 
 def _beginning(path: Path) -> bytes:

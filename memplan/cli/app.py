@@ -12,6 +12,7 @@ from memplan.cli.mme import mme
 from memplan.cli.profile import profile
 from memplan.cli.program import WithProgram
 from memplan.cli.rehearse import rehearse
+from memplan.cli.report import report
 from memplan.cli.show import show
 from memplan.cli.validate import validate
 
@@ -58,6 +59,7 @@ app.command(cls=WithProgram, context_settings={"allow_extra_args": True})(profil
 app.command()(show)
 app.command()(gather)
 app.command()(diff)
+app.command()(report)
 app.command()(validate)
 app.add_typer(mme, name="mme")
 app.command()(gpus)
