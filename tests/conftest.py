@@ -26,6 +26,10 @@ def pytest_configure():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONGEST = ("test_programs.py", "test_profile_runs.py", "test_rehearse_runs.py")
+"""Files that take minutes, the longest first."""
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """PyTorch computes with one thread: small tensors are not worth a second."""
@@ -38,9 +42,13 @@ def one_thread():
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Files that have slow tests come after those that have none."""
+    """Files that have slow tests come after those that have none.
+
+    Of those the longest begin: else one worker is at them when the others have ended.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path in slow)
+    longest = {name: len(LONGEST) - place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (item.path in slow, -longest.get(item.path.name, 0)))
 
 
 @pytest.fixture(scope="session")
