@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
@@ -20,7 +19,6 @@ from memplan.units import MiB
 
 pytestmark = pytest.mark.slow
 
-PROGRAMS = Path(__file__).parent / "programs"
 TRAINS = """
     import os, signal, sys, time, torch
     import torch.distributed as dist
@@ -274,37 +272,6 @@ def test_a_plan_of_more_gpus_than_there_are_names_ranks_and_with_them_runs(profi
     report = done.capture().report
     assert (report.num_gpus, report.rank, report.ranks) == (8, 0, ())
     assert any(line.startswith("one card plays rank 0") for line in report.assumptions)
-
-
-@pytest.mark.parametrize(
-    ("num_ranks", "words"),
-    [
-        (8, "torchrun_two_ranks.py"),
-        (8, "zero_redundancy.py"),
-        (64, "fsdp2.py"),
-        (8, "deepspeed_script.py --stage 2"),
-    ],
-)
-def test_a_rank_without_nccl_takes_what_it_takes_with_a_virtual_one(
-    profiled, num_ranks, words
-):
-    """`profile --ranks` has PyTorch's fake groups, `rehearse --num-gpus` NCCL's."""
-    if "deepspeed" in words:
-        pytest.importorskip("deepspeed")
-    program = [sys.executable, *f"{PROGRAMS}/{words}".split()]
-    flags = ["--json", "--timed-steps", "0", "--ranks", str(num_ranks)]
-    done = profiled(*flags, "--", *program)
-    assert done.code == 0, done.stderr
-    seen = json.loads(done.stdout)
-    command = [sys.executable, "-m", "memplan", "rehearse", "--gpu", "rtx-4090"]
-    command += ["--json", "--num-gpus", str(num_ranks), "--", *program]
-    rehearsed = json.loads(
-        subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    )
-    kinds = ("requested_bytes", "allocated_bytes", "reserved_bytes")
-    for kind in kinds:
-        assert seen["peak"][kind] == rehearsed["peak"][kind]
-    assert seen["components"] == rehearsed["components"]
 
 
 def test_the_output_exists_or_cannot_be_written(profiled, tmp_path):

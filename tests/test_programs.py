@@ -1,6 +1,7 @@
 """Programs as users write them rehearse unchanged; see programs/ for each.
 
-Every program runs once, by the command beside its name; the tests look at its report.
+Every program runs once, by the command beside its name, and the tests look at its
+report; a few run again, to be the same.
 """
 
 import functools
@@ -15,6 +16,9 @@ from pathlib import Path
 import pytest
 
 from memplan.errors import VirtualDeviceError
+from memplan.hardware import find_gpu
+from memplan.units import MiB
+from memplan.virtual import virtual_environment
 from memplan.virtual.compiler import find_compiler
 from memplan.virtual.wheels import find_torch
 
@@ -92,9 +96,8 @@ class Done:
         return json.loads(self.stdout)
 
 
-@functools.cache
-def run(command):
-    """`memplan rehearse --json` of a command, in the folder of the programs."""
+def run(verb, command, variables=()):
+    """`memplan VERB --json` of a command, in the folder of the programs."""
     mark = f"MEMPLAN_TEST_RUN={os.getpid()} {command}"
     name, value = mark.split("=", 1)
     own_tools = Path(sys.executable).parent
@@ -103,9 +106,10 @@ def run(command):
         name: value,
         "PATH": os.pathsep.join([str(own_tools), os.environ["PATH"]]),
         "HF_HUB_OFFLINE": "1",
+        **dict(variables),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "memplan", "rehearse", "--json", *shlex.split(command)],
+        [sys.executable, "-m", "memplan", verb, "--json", *shlex.split(command)],
         cwd=PROGRAMS,
         env=environment,
         capture_output=True,
@@ -113,6 +117,9 @@ def run(command):
         timeout=300,
     )
     return Done(done.returncode, done.stdout, done.stderr, processes_with(mark))
+
+
+run_once = functools.cache(functools.partial(run, "rehearse"))
 
 
 def processes_with(mark):
@@ -136,7 +143,7 @@ def rehearse():
         find_torch()
     except VirtualDeviceError as error:
         pytest.skip(error.message)
-    return run
+    return run_once
 
 
 @pytest.fixture
@@ -342,6 +349,48 @@ class TestRanks:
 
     def test_offloaded_states_are_not_on_the_card(self, report_of):
         assert report_of("offload")["components"]["optimizer_states"] == 0
+
+
+# ---- the same run in other ways ----
+
+REPEATED = (
+    "plain loop",  # autocast frees its copies in the order of host addresses
+    "resnet",  # workspaces of convolutions; a scaler reads back what it found
+    "fsdp2",  # a launcher starts another process; NCCL's threads and streams
+    "two ranks",  # they meet over TCP; the report is of one of them
+    "workers",  # batches come from other processes, through a thread that pins them
+    "compiled",  # kernels are tried out where no cache has them
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REPEATED)
+def test_the_same_run_gives_the_same_report(report_of, name):
+    """To the byte: what is reserved depends on addresses, too.
+
+    Where the user's shell put things differs between the two.
+    """
+    first = report_of(name)
+    longer = {"A_LONGER_ENVIRONMENT": "x" * 4321}
+    second = run("rehearse", COMMANDS[name], longer).report
+    assert first["peak"] == second["peak"]
+    assert first["phases"] == second["phases"]
+    assert first["holders"] == second["holders"]
+    assert first == second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "zero 1", "fsdp2", "deepspeed 2"])
+def test_a_rank_without_nccl_takes_what_it_takes_with_a_virtual_one(report_of, name):
+    """`profile --ranks` has PyTorch's fake groups, `rehearse --num-gpus` NCCL's."""
+    rehearsed = report_of(name)
+    card = virtual_environment(None, find_gpu("h100-80gb"), context_bytes=500 * MiB)
+    flags, program = COMMANDS[name].split(" -- torchrun ")
+    flags = flags.replace("--num-gpus", "--timed-steps 0 --ranks")
+    seen = run("profile", f"{flags} -- python {program}", card.variables).report
+    for kind in ("requested_bytes", "allocated_bytes", "reserved_bytes"):
+        assert seen["peak"][kind] == rehearsed["peak"][kind]
+    assert seen["components"] == rehearsed["components"]
 
 
 # ---- programs that do not come to their end ----
