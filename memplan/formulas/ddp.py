@@ -63,10 +63,12 @@ class Ddp:
 
         The reducer allocates them when the model is wrapped, and again, in the order
         in which gradients came, after a first step that did not look for unused ones.
+        Weights that the loss does not depend on have a place in them too.
         """
         if self.num_ranks == 1:
             return []
-        return [(size_bytes, 1) for size_bytes in bucket_bytes(trained(parameters))]
+        some = [p for p in parameters if p.stored.is_trainable]
+        return [(size_bytes, 1) for size_bytes in bucket_bytes(some)]
 
     def stepped(self, parameters: Sequence[Parameter]) -> list[Parameter]:
         return self.updated(parameters)

@@ -59,5 +59,6 @@ def predict(
         return logits
     t.end_phase("forward")
     loss = causal_lm_loss(t, logits)
+    hidden_states.release()  # a local of the model's, which has returned
     keep_as_fp32(t, logits)
     return loss

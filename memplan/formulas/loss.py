@@ -72,5 +72,5 @@ def keep_as_fp32(t: Tape, *outputs: Tensor) -> None:
 def _cloned_bytes(copies: list[Tensor], outputs: tuple[Tensor, ...]) -> int:
     """What DDP's `_DDPSink` clones, less the outputs that the copies have replaced."""
     pairs = list(zip(copies, outputs, strict=True))
-    cloned = sum(copy.num_bytes for copy, _ in pairs)
-    return cloned - sum(x.num_bytes for copy, x in pairs if copy is not x)
+    replaced = {x.storage: x.num_bytes for copy, x in pairs if copy is not x}
+    return sum(copy.num_bytes for copy, _ in pairs) - sum(replaced.values())

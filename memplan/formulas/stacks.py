@@ -13,7 +13,7 @@ from memplan.formulas.events import Events
 from memplan.formulas.gathering import Layer
 from memplan.formulas.parameters import Parameter, Shape
 from memplan.formulas.tape import Mode, Tape
-from memplan.formulas.tensors import STATIC, TEMPORARY, Storage, Tensor
+from memplan.formulas.tensors import TEMPORARY, Storage, Tensor
 from memplan.formulas.trace import Peak, Span, Stack, Totals, Trace
 
 Body = Callable[[Tape, Tensor], Tensor]
@@ -154,7 +154,7 @@ def _trace_layers(
             t.mode = replace(t.mode, record=False, keep=kept)
         first_edge = t.last_edge
         own = Tensor(t, storage, shape, dtype, entry)
-        _hand_over(t, x)
+        x.release()
         y = body(t, own)
         wants = y.edge is not None
         held = [t.save(storage)] if is_checkpointed and wants else []
@@ -244,13 +244,6 @@ def _recompute(
         return trace
 
     return run
-
-
-def _hand_over(t: Tape, x: Tensor) -> None:
-    """Take the storage out of a handle whose name is about to be rebound."""
-    storage, x.storage = x.storage, Storage(0, STATIC, False)
-    x.storage.num_holders = 1
-    t.drop(storage)
 
 
 def _parameters_of(t: Tape, place: str, num_layers: int) -> tuple[Parameter, ...]:

@@ -67,6 +67,12 @@ class Tensor:
     def __del__(self) -> None:
         self.tape.drop(self.storage)
 
+    def release(self) -> None:
+        """Let go of the storage, where a caller's name would go before this handle."""
+        storage, self.storage = self.storage, Storage(0, STATIC, False)
+        self.storage.num_holders = 1
+        self.tape.drop(storage)
+
     @property
     def num_bytes(self) -> int:
         """Bytes of a contiguous copy, and so of the gradient."""

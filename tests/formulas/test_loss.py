@@ -3,6 +3,7 @@
 import pytest
 
 from memplan.formulas.backward import run_backward
+from memplan.formulas.decoder import predict
 from memplan.formulas.loss import (
     causal_lm_loss,
     cross_entropy,
@@ -11,7 +12,7 @@ from memplan.formulas.loss import (
     mean_squared_error,
 )
 from memplan.formulas.parameters import Stored
-from memplan.formulas.setting import Setting
+from memplan.formulas.setting import Batch, Setting
 from memplan.formulas.tape import Tape
 
 B, L, V = 2, 64, 1024
@@ -22,10 +23,10 @@ LABELS = (8 * B * (L + 1) + ROW - 1) // ROW * ROW + 8 * N
 """Padded by one a sample, and shifted into a copy."""
 
 
-def tape(autocast=None):
+def tape(autocast=None, **setting):
     return Tape(
         policy=lambda name, shape, is_linear: Stored("fp32", True, 0),
-        setting=Setting(autocast=autocast),
+        setting=Setting(autocast=autocast, **setting),
     )
 
 
@@ -96,6 +97,26 @@ def test_outputs_are_copied_to_fp32_where_autocast_made_them_low():
     assert t.peak.at.block_bytes == (2 + 4) * N * V
     assert t.live.block_bytes == 2 * N * V
     del head
+
+
+def test_ddp_clones_each_output_and_one_that_is_there_twice_goes_once():
+    t = tape("bf16", clones_outputs=True)
+    head = logits(t, "bf16")
+    keep_as_fp32(t, head, head)
+    copies = clones = 2 * 4 * N * V
+    assert t.peak.at.block_bytes == copies + clones
+    assert t.live.block_bytes == 2 * N * V
+    del head
+
+
+def test_the_hidden_states_are_gone_where_outputs_are_cloned():
+    """The head's input, copied to low precision, is a local of the model's."""
+    t = tape("bf16", clones_outputs=True)
+    hidden = t.tensor((B, L, V), "fp32")
+    held = hidden.storage
+    loss = predict(t, Batch(size=B, seq_len=L), hidden, V)
+    assert held.num_holders == 0
+    del loss
 
 
 def test_generation_looks_at_the_last_token_alone():

@@ -68,6 +68,11 @@ def test_buckets_are_for_what_trains():
     assert total(Ddp(num_ranks=2).buffers(parameters)) == 2 * 64 * 64
 
 
+def test_buckets_have_a_place_for_what_no_loss_reaches():
+    unused = replace(weight("pool", 64, 64), is_used=False)
+    assert total(Ddp(num_ranks=2).buffers([unused])) == 2 * 64 * 64
+
+
 def test_whole_tensors_go_to_the_rank_that_has_least():
     """The largest first: 10, then 6 and 3 beside it, then 2 where there are 9."""
     parameters = [weight("a", 6), weight("b", 10), weight("layers.*.c", 3, count=2)]
