@@ -53,7 +53,8 @@ class Setting:
     clones_outputs: bool = False
     """DDP that looks for unused parameters clones what the model returns."""
     hidden_dtype: str = "fp32"
-    """What a pipeline stage receives from the one before."""
+    """What weights are stored in: a pipeline stage receives it from the one before,
+    and modules of memplan's own get their pictures in it."""
     sequence_shards: int = 1
     """Ranks that share the sequence between tensor-parallel layers."""
     stage: str = "all"

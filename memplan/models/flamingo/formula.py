@@ -52,7 +52,8 @@ def visual_tokens(t: Tape, config: FlamingoConfig, batch: Batch) -> Tensor:
     Returns [B, T * N, width that the cross-attention reads].
     """
     B, T, size = batch.size, batch.images_per_sample, batch.image_size
-    vision_x = t.input((B * T, 3, size, size), "fp32")
+    # Pictures come in what the weights are stored in (`module.py`, make_batch).
+    vision_x = t.input((B * T, 3, size, size), t.setting.hidden_dtype)
     # `_no_split_modules` names the modules that train: of the tower there is none.
     with t.no_grad(), t.whole(), t.scope("vision_encoder"):
         features = visual_features(t, config, vision_x)
