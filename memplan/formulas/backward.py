@@ -33,6 +33,7 @@ def run_backward(tape: Tape, loss: Tensor, *, gradients_exist: bool = False) -> 
     _run_down_to(replay, tape.loss_start)
     tape.gathering.leave_loss(tape)
     _run_down_to(replay, 0)
+    tape.keep_leaves()
     tape.gathering.end_backward(tape)
 
 

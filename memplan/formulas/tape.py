@@ -127,6 +127,8 @@ class Tape:
     casts: dict[int, Cast] = field(default_factory=dict)
     leaf: Storage | None = None
     """What `require_gradient` saw last, until layers take it over."""
+    handed_leaves: list[int] = field(default_factory=list)
+    """Bytes of those that they have taken over."""
     count: int = 1
     num_layers: int = 0
     """Layers that may be checkpointed, so far."""
@@ -244,6 +246,12 @@ class Tape:
         leaf.kind = TEMPORARY
         self.live.saved_bytes -= leaf.requested_bytes
         self.live.temporary_bytes += leaf.requested_bytes
+        self.handed_leaves.append(leaf.requested_bytes)
+
+    def keep_leaves(self) -> None:
+        """Where the layers are done, what they took over is still held by its node."""
+        for size_bytes in self.handed_leaves:
+            self.save(self.allocate(size_bytes))
 
     def view(self, x: Tensor, shape: Shape) -> Tensor:
         """The same storage and gradient under another shape."""
