@@ -9,18 +9,26 @@ of the optimizer appear at the end of the first.
 """
 
 from dataclasses import replace
+from functools import partial
 
 from memplan.estimating.accuracy import band_of
 from memplan.estimating.card import card_of, context_of, torch_version_of
 from memplan.estimating.caveats import assumptions_of, unsupported_of
+from memplan.estimating.explain import (
+    Explained,
+    explanation_of,
+    explanation_of_states,
+)
 from memplan.estimating.moments import Moment, moments_of
 from memplan.estimating.rank import num_parameters, part_of, stages_of
 from memplan.estimating.savings import Need, savings_of
 from memplan.estimating.slack import with_slack
 from memplan.estimating.step import Step, trace_step
 from memplan.formulas.allocator import SEGMENT_STEP_BYTES
+from memplan.formulas.ledger import Ledger
 from memplan.formulas.optimizers import find_optimizer, state_tensors
 from memplan.formulas.parameters import Parameter, Stored
+from memplan.formulas.tape import Tape
 from memplan.formulas.tensors import ITEM_BYTES
 from memplan.formulas.weights import (
     AUTOCAST_DTYPE,
@@ -45,13 +53,16 @@ from memplan.report import (
 from memplan.units import round_up
 
 
-def estimate(plan: TrainingPlan) -> MemoryReport:
+def estimate(plan: TrainingPlan, *, explains: bool = False) -> MemoryReport:
     """The memory of one GPU, the most loaded one, in closed form.
+
+    Args:
+        explains: the report lists every term, in `explanation`.
 
     Raises:
         MemplanError: the plan's model, card or version is unknown, or does not suit.
     """
-    report = _estimate(plan)
+    report = _estimate(plan, explains)
     savings = savings_of(plan, report.peak.device_bytes, needed_bytes)
     return replace(report, savings=savings)
 
@@ -87,18 +98,20 @@ def need_seen_from(plan: TrainingPlan, device_bytes: int) -> Need:
     return lambda other: needed_bytes(other) + off_by
 
 
-def _estimate(plan: TrainingPlan) -> MemoryReport:
+def _estimate(plan: TrainingPlan, explains: bool = False) -> MemoryReport:
     """Without what could be saved."""
     if plan.model is None:
-        return _estimate_states(plan)
+        return _estimate_states(plan, explains)
     model = find_model(plan.model, plan.revision)
     run = generation_of(plan, model)
-    report = _estimate_run(run, model)
+    report = _estimate_run(run, model, explains)
     assumptions = (*lengths_of(plan, run), *report.assumptions)
     return replace(report, plan=plan, assumptions=assumptions)
 
 
-def _estimate_run(plan: TrainingPlan, model: Model) -> MemoryReport:
+def _estimate_run(
+    plan: TrainingPlan, model: Model, explains: bool = False
+) -> MemoryReport:
     """A step of training, or a generation."""
     gpu = card_of(plan)
     torch_version = torch_version_of(plan)
@@ -107,20 +120,28 @@ def _estimate_run(plan: TrainingPlan, model: Model) -> MemoryReport:
     num_sms = gpu.num_sms or ASSUMED_SMS
     # One for the thread of the forward pass, one for that of the backward pass.
     num_threads = 1 if plan.generates else 2
-    workspace = num_threads * cublas_workspace_bytes(capability, torch_version)
+    workspace = cublas_workspace_bytes(capability, torch_version)
     part = part_of(plan, model)
     candidates = []
     for stage in stages_of(plan):
         step = trace_step(
-            plan, part, optimizer, capability, torch_version, num_sms, stage
+            plan,
+            part,
+            optimizer,
+            capability,
+            torch_version,
+            num_sms,
+            stage,
+            make_tape=partial(Tape, ledger=Ledger()) if explains else Tape,
         )
-        moments = moments_of(step, workspace)
-        moments = with_slack(plan, part, step, optimizer, workspace, moments)
+        workspaces = num_threads * workspace
+        moments = moments_of(step, workspaces)
+        moments = with_slack(plan, part, step, optimizer, workspaces, moments)
         highest = max(moments, key=lambda moment: (moment.step == 2, moment.allocated))
         candidates.append((highest.allocated, stage, step, moments, highest))
     _, stage, step, moments, highest = max(candidates, key=lambda some: some[0])
     whole = step.num_parameters if part is model else num_parameters(model)
-    return _report(
+    report = _report(
         plan,
         gpu,
         torch_version,
@@ -137,6 +158,19 @@ def _estimate_run(plan: TrainingPlan, model: Model) -> MemoryReport:
         assumptions_of(plan, model, torch_version, stage) + step.assumptions,
         unsupported_of(plan) + step.unsupported,
     )
+    if not explains:
+        return report
+    run = Explained(
+        plan=plan,
+        model=part,
+        optimizer=optimizer,
+        gpu=gpu,
+        step=step,
+        highest=highest,
+        workspace_bytes=workspace,
+        num_workspaces=num_threads,
+    )
+    return replace(report, explanation=explanation_of(run, report))
 
 
 def _all_ranks(whole: int, step: Step) -> int:
@@ -176,7 +210,7 @@ def _by_convention(
     )
 
 
-def _estimate_states(plan: TrainingPlan) -> MemoryReport:
+def _estimate_states(plan: TrainingPlan, explains: bool) -> MemoryReport:
     """Model states alone, of a bare parameter count."""
     assert plan.parameters is not None
     if plan.accounting == "torch":
@@ -208,7 +242,7 @@ def _estimate_states(plan: TrainingPlan) -> MemoryReport:
         parameters=plan.parameters,
         trainable_parameters=plan.parameters,
     )
-    return _report(
+    report = _report(
         plan,
         card_of(plan),
         torch_version_of(plan),
@@ -219,6 +253,10 @@ def _estimate_states(plan: TrainingPlan) -> MemoryReport:
         (),
         unsupported_of(plan),
     )
+    if not explains:
+        return report
+    explanation = explanation_of_states(plan, card_of(plan), report)
+    return replace(report, explanation=explanation)
 
 
 def _band(plan: TrainingPlan, gpu: Gpu, allocated_bytes: int) -> Band:

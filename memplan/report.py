@@ -162,6 +162,33 @@ class Saving:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Term:
+    """One of the terms that an estimate is the sum of."""
+
+    component: str
+    """A field of `Components`; else `segments`, what is reserved beyond that, or
+    `outside`, what is not PyTorch's."""
+    name: str
+    """What it is, with its place in the model; `*` stands for each repeated layer."""
+    formula: str
+    """With letters where there are any, then with numbers, which give the bytes."""
+    bytes: int
+    source: str
+    """The files of libraries, or the paper, that it is known from; then memplan's
+    function, whose docstring says why it is held."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Explanation:
+    """Every term of an estimate at its peak: the sum is `peak.device_bytes`."""
+
+    letters: dict[str, str]
+    """What the letters of the formulas stand for."""
+    terms: tuple[Term, ...]
+    """The largest of each component first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class OutOfMemory:
     """Where the run stopped for want of memory, and what held it then."""
 
@@ -298,6 +325,8 @@ class MemoryReport:
     out_of_memory: OutOfMemory | None = None
     savings: tuple[Saving, ...] = ()
     """Of a generation: tricks that it uses, then those that it could use."""
+    explanation: Explanation | None = None
+    """Of an estimate, where it was asked for."""
     ranks: tuple[RankMemory, ...] = ()
     """Every rank of a job of several processes."""
     timing: StepTiming | None = None

@@ -7,6 +7,7 @@ allocator or a kernel itself breaks an order, the allowance stands beside the la
 from dataclasses import asdict
 
 import pytest
+from explained import assert_adds_up
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
@@ -134,10 +135,10 @@ def sizes(draw, name):
     return fields
 
 
-def estimated(fields):
+def estimated(fields, **how):
     """The report of a plan; one that is refused is no example."""
     try:
-        return estimate(TrainingPlan(**fields))
+        return estimate(TrainingPlan(**fields), **how)
     except MemplanError:
         reject()
 
@@ -147,6 +148,12 @@ def estimated(fields):
 def test_components_sum_to_the_allocated_peak(fields):
     report = estimated(fields)
     assert sum(asdict(report.components).values()) == report.peak.allocated_bytes
+
+
+@FEW
+@given(plans())
+def test_every_component_is_the_sum_of_its_terms(fields):
+    assert_adds_up(estimated(fields, explains=True))
 
 
 @FEW

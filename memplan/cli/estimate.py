@@ -1,7 +1,9 @@
 """`memplan estimate`: flags in, a report out."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from memplan.cli.output import (
     ForceOption,
@@ -16,6 +18,25 @@ from memplan.cli.output import (
 )
 from memplan.cli.plan_flags import given, takes_plan
 
+TERMS = 8
+"""Of a component, where the user asks for no number of them."""
+ExplainOption = Annotated[
+    bool,
+    typer.Option(
+        "--explain",
+        help="List what each component is the sum of: every term with its formula and "
+        "source. The JSON has them all.",
+    ),
+]
+TopOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help=f"With --explain: terms of a component to list.  (default: {TERMS})",
+        show_default=False,
+    ),
+]
+
 
 @takes_plan
 def estimate(
@@ -23,6 +44,8 @@ def estimate(
     wants_json: JsonOption = False,
     output: OutputOption = None,
     force: ForceOption = False,
+    explain: ExplainOption = False,
+    top: TopOption = None,
     **flags: Any,
 ) -> None:
     """Compute what a training run takes, in closed form."""
@@ -31,11 +54,29 @@ def estimate(
 
     fields = given(flags)
     wanted = chosen(output_format, wants_json)
+    _check_explain(explain, top, fields.get("gpu"))
     if fields.get("gpu") == "all":
         del fields["gpu"]
         _every_gpu(TrainingPlan(**fields), wanted, output, force)
         return
-    emit_report(run(TrainingPlan(**fields)), wanted, output, force)
+    report = run(TrainingPlan(**fields), explains=explain)
+    emit_report(report, wanted, output, force)
+    if report.explanation is not None and wanted is Format.HUMAN:
+        from memplan.views.explanation import show_explanation
+
+        show_explanation(report, report.explanation, top or TERMS)
+
+
+def _check_explain(explain: bool, top: int | None, gpu: str | None) -> None:
+    """Refuse what would be passed over in silence."""
+    from memplan.errors import PlanError
+
+    if top is not None and not explain:
+        raise PlanError("--top says how much to explain.", hint="Add --explain.")
+    if explain and gpu == "all":
+        raise PlanError(
+            "--explain is about one card.", hint="Name it in place of --gpu all."
+        )
 
 
 def _every_gpu(plan: Any, wanted: Format, output: Path | None, force: bool) -> None:

@@ -335,7 +335,7 @@ def _sized(
     gradients = Held().with_all(sharder.gradients(parameters))
     left_tensors = sharder.left_gradients(parameters, gradients_exist)
     left = Held().with_all(left_tensors)
-    buffer_tensors = [*sharder.buffers(parameters), (_batch_bytes(model, batch), 1)]
+    buffer_tensors = [*sharder.buffers(parameters), (batch_bytes(model, batch), 1)]
     buffers = Held().with_all(buffer_tensors)
     updated: list[Parameter] = []
     temporary_tensors: Tensors = []
@@ -343,7 +343,7 @@ def _sized(
         for parameter in trained(parameters):
             averaged = averaged.plus(4 * parameter.num_elements, parameter.count)
     if plan.generates:
-        cache_item = _cache_item_bytes(plan, model)
+        cache_item = cache_item_bytes(plan, model)
         assert model.family.kv_bytes_per_token is not None
         per_token = model.family.kv_bytes_per_token(model.config, cache_item)
         tokens = batch.seq_len + plan.max_new_tokens
@@ -351,16 +351,13 @@ def _sized(
         gradients = left = Held()
     states = temporaries = masters = Held()
     if plan.workload == "train" and not plan.offload_optimizer:
-        updated = _as_updated(plan, sharder.updated(parameters))
+        updated = updated_by(plan, sharder.updated(parameters))
         states = _states(optimizer, updated)
-        stepped = _as_updated(plan, sharder.stepped(parameters))
-        own = _step_tensors(plan, optimizer, stepped)
+        stepped = updated_by(plan, sharder.stepped(parameters))
+        own, _ = update_tensors(plan, optimizer, stepped)
         temporary_tensors = sharder.step_temporaries(parameters, own)
         temporaries = Held().with_all(temporary_tensors)
-        masters = masters.with_all(sharder.masters(parameters))
-        if plan.precision == "fp16-master" and sharder.keeps_fp32:
-            for parameter in updated:
-                masters = masters.plus(4 * parameter.num_elements, parameter.count)
+        masters = masters.with_all(masters_of(plan, sharder, parameters, updated))
     return Step(
         parameters=parameters,
         weights=weights,
@@ -383,7 +380,7 @@ def _sized(
     )
 
 
-def _cache_item_bytes(plan: TrainingPlan, model: Model) -> int:
+def cache_item_bytes(plan: TrainingPlan, model: Model) -> int:
     """Of a key or value as it is kept.
 
     Linear layers give what autocast says; quantized ones what they were given by a
@@ -398,7 +395,20 @@ def _cache_item_bytes(plan: TrainingPlan, model: Model) -> int:
     return ITEM_BYTES[stored] if is_t5 else 4
 
 
-def _as_updated(plan: TrainingPlan, updated: list[Parameter]) -> list[Parameter]:
+def masters_of(
+    plan: TrainingPlan,
+    sharder: Sharder,
+    parameters: Sequence[Parameter],
+    updated: Sequence[Parameter],
+) -> Tensors:
+    """fp32 copies of weights: sharding's own, or those of the precision policy."""
+    masters = sharder.masters(parameters)
+    if plan.precision == "fp16-master" and sharder.keeps_fp32:
+        masters = masters + [(4 * p.num_elements, p.count) for p in updated]
+    return masters
+
+
+def updated_by(plan: TrainingPlan, updated: list[Parameter]) -> list[Parameter]:
     """The tensors as the optimizer sees them: with fp16 weights, fp32 copies."""
     if plan.precision != "fp16-master":
         return updated
@@ -416,18 +426,25 @@ def _states(optimizer: Optimizer, updated: list[Parameter]) -> Held:
     return states
 
 
-def _step_tensors(
+def update_tensors(
     plan: TrainingPlan, optimizer: Optimizer, updated: list[Parameter]
-) -> Tensors:
-    """The higher of clipping and stepping; master weights want fp32 gradients too."""
+) -> tuple[Tensors, Callable[..., Tensors]]:
+    """The higher of clipping and stepping, and whose it is.
+
+    Master weights want fp32 gradients too.
+    """
     clip = clip_tensors(updated) if plan.max_grad_norm else []
     step = step_tensors(optimizer, updated)
     if plan.precision == "fp16-master" and plan.sharding != "deepspeed":
         step = step + [(4 * p.num_elements, p.count) for p in updated]
-    return max(clip, step, key=lambda some: Held().with_all(some).block_bytes)
+    both: tuple[tuple[Tensors, Callable[..., Tensors]], ...] = (
+        (clip, clip_tensors),
+        (step, step_tensors),
+    )
+    return max(both, key=lambda some: Held().with_all(some[0]).block_bytes)
 
 
-def _batch_bytes(model: Model, batch: Batch) -> int:
+def batch_bytes(model: Model, batch: Batch) -> int:
     """Token ids and labels as int64, pictures as fp32, on the device."""
     if model.family.batch_bytes is not None:
         return model.family.batch_bytes(model.config, batch)

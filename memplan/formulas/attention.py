@@ -147,7 +147,8 @@ def scaled_dot_product(
 ) -> Tensor:
     """`F.scaled_dot_product_attention`: [B, H, L, K] in the memory order [B, L, H, K].
 
-    Saved: query, key, value and mask, the output, and a sum for each row. Flash and
+    Saved: query, key, value and mask, the output, and a sum for each row
+    (`derivatives.yaml`; sizes as in `kernels`). Flash and
     cuDNN give the output the order of the query, so that what has `heads_first` is
     copied to rows; backward needs gradient and output in one order, and copies one.
 

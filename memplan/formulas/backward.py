@@ -29,6 +29,8 @@ def run_backward(tape: Tape, loss: Tensor, *, gradients_exist: bool = False) -> 
     tape.gathering.begin_backward(tape)
     if loss.edge is not None:
         seed = tape.allocate(loss.num_bytes)
+        if tape.ledger is not None:
+            tape.ledger.describe_gradient(seed, loss.edge)
         replay.accumulate(loss.edge, replay.hold(seed))
     _run_down_to(replay, tape.loss_start)
     tape.gathering.leave_loss(tape)
@@ -96,6 +98,8 @@ class _Replay:
             tape.place = node.place
             for edge, size_bytes in node.inputs:
                 storage = tape.allocate(size_bytes) if size_bytes else incoming[0]
+                if size_bytes and tape.ledger is not None:
+                    tape.ledger.describe_gradient(storage, edge)
                 made.append((edge, self.hold(storage)))
             if node.scratch_bytes:
                 tape.note(node.scratch_bytes)
@@ -130,13 +134,15 @@ class _Replay:
                 tape.drop(storage)
             else:
                 self.grown.add(edge)
-                self._keep_as_gradient(storage)
+                self._keep_as_gradient(storage, edge)
         elif edge not in self.pending:
             self.pending[edge] = storage
         elif self.pending[edge].num_holders == 1:
             tape.drop(storage)
         else:
             total = self.hold(tape.allocate(storage.requested_bytes))
+            if tape.ledger is not None:
+                tape.ledger.describe_gradient(total, edge)
             tape.drop(storage)
             tape.drop(self.pending[edge])
             self.pending[edge] = total
@@ -166,13 +172,15 @@ class _Replay:
             del self.uses[edge]
             self.accumulate(edge, storage)
 
-    def _keep_as_gradient(self, storage: Storage) -> None:
+    def _keep_as_gradient(self, storage: Storage, edge: int) -> None:
         """A leaf takes over a gradient that nobody else holds, and copies another."""
         tape = self.tape
         if storage.num_holders > 1 or storage.kind == STATIC:
             copy = self.hold(tape.allocate(storage.requested_bytes))
             tape.drop(storage)
             storage = copy
+        if tape.ledger is not None:
+            tape.ledger.keep_gradient(tape.live, storage, tape.trained.get(edge, ""))
         storage.kind = GRADIENT
         tape.live.temporary_bytes -= storage.requested_bytes
         tape.live.gradient_bytes += storage.requested_bytes
@@ -220,10 +228,15 @@ class _Replay:
                 layer, number, count, peak.at.block_bytes
             )
             index = stack.first_index + number
-            tape.raise_peak(peak, before, beside_bytes, stack.place, index)
+            extra = None
+            if tape.ledger is not None:
+                extra = gathering.parts_backward(layer, number, count, beside_bytes)
+            tape.raise_peak(peak, before, beside_bytes, stack.place, index, extra)
         tape.live = tape.live.plus(leaves, count)
         gathering.leave_layers_backward(tape, layer, count)
         for storage in stack.shared:
             tape.drop(storage)
         if handed_on is not None and stack.input is not None:
+            if count > 1 and tape.ledger is not None:
+                tape.ledger.take_over(incoming, handed_on, stack.place)
             self.accumulate(stack.input, handed_on)

@@ -4,11 +4,13 @@ Sources: DeepSpeed 0.19, `runtime/zero/stage_1_and_2.py`, `stage3.py`,
 `partitioned_param_coordinator.py` and `config.py`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from memplan.formulas.allocator import block_bytes
-from memplan.formulas.gathering import Layer, NoGathering
+from memplan.formulas.gathering import GATHERED, Layer, NoGathering
+from memplan.formulas.ledger import gradients, partition
 from memplan.formulas.parameters import Parameter
 from memplan.formulas.sharding import item_bytes, total_elements, trained
 from memplan.formulas.tape import Tape
@@ -23,6 +25,10 @@ PERSISTENT_ELEMENTS = 100_000
 """stage3_param_persistence_threshold: smaller parameters are never partitioned away."""
 MAX_LIVE_ELEMENTS = 1_000_000_000
 """stage3_max_live_parameters: no more weights are gathered ahead."""
+
+BUCKET = "bucket that gradients are copied into"
+COPY = "the reduction of a full bucket"
+"""What the bytes are, to a reader."""
 
 
 @dataclass(slots=True)
@@ -121,7 +127,7 @@ class Stage1And2(NoGathering):
         if self.sharder.stage == 2:
             copied_bytes = self.bucket.fill(size_bytes)
             if copied_bytes:
-                tape.note(copied_bytes)
+                tape.note(copied_bytes, COPY)
                 self._hold_partition(tape)
 
     def beside_backward(
@@ -159,19 +165,21 @@ class Stage1And2(NoGathering):
         """Stage 1 reduces all its gradients now; the bucket is freed."""
         if self.sharder.stage == 1:
             whole = [
-                (gradient_bytes(p), p.count)
+                (p.name, gradient_bytes(p), p.count)
                 for p in trained(list(self.parameters.values()))
                 if p.name in tape.received
             ]
-            blocks = sum(block_bytes(size) * count for size, count in whole)
-            tape.note(max(0, self._partition_bytes() - min(blocks, self.bucket_bytes)))
-            tape.live = tape.live.plus(
-                Totals(blocks, 0, 0, sum(size * count for size, count in whole)), -1
-            )
+            blocks = sum(block_bytes(size) * count for _, size, count in whole)
+            beyond = self._partition_bytes() - min(blocks, self.bucket_bytes)
+            tape.note(max(0, beyond), COPY)
+            held = Totals(blocks, 0, 0, sum(size * count for _, size, count in whole))
+            if tape.ledger is not None:
+                held.items = gradients(whole)
+            tape.live = tape.live.plus(held, -1)
         else:
-            tape.note(self.bucket.filled * self.bucket.item_bytes)
+            tape.note(self.bucket.filled * self.bucket.item_bytes, COPY)
         self._hold_partition(tape)
-        tape.grow(-self.bucket_bytes)
+        tape.grow(-self.bucket_bytes, BUCKET)
 
     def _make_bucket(self, tape: Tape) -> None:
         some = trained(list(self.parameters.values()))
@@ -179,13 +187,16 @@ class Stage1And2(NoGathering):
             return
         self.bucket.item_bytes = item_bytes(some[0])
         self.bucket_bytes = block_bytes(REDUCE_BUCKET_ELEMENTS * item_bytes(some[0]))
-        tape.grow(self.bucket_bytes)
+        tape.grow(self.bucket_bytes, BUCKET)
 
     def _hold_partition(self, tape: Tape) -> None:
         if self.has_partition:
             return
         own, whole = self._own_bytes(), self._partition_bytes()
-        tape.live = tape.live.plus(Totals(block_bytes(whole), 0, whole - own, own))
+        held = Totals(block_bytes(whole), 0, whole - own, own)
+        if tape.ledger is not None:
+            held.items = partition(own, whole)
+        tape.live = tape.live.plus(held)
         tape.note()
         self.has_partition = True
 
@@ -263,7 +274,7 @@ class Stage3(NoGathering):
         if self.in_layers:
             self.bucket.arrivals.append((size_bytes, tape.live.block_bytes))
         else:
-            tape.note(self.bucket.fill(size_bytes))
+            tape.note(self.bucket.fill(size_bytes), COPY)
 
     def beside_backward(
         self, layer: Layer, index: int, count: int, peak_bytes: int
@@ -280,6 +291,11 @@ class Stage3(NoGathering):
         fewer = self.held_bytes - self._live_bytes(to_come)
         return max(0, self.copies[count - 1 - index] - peak_bytes) - fewer
 
+    def parts_backward(
+        self, layer: Layer, index: int, count: int, beside_bytes: int
+    ) -> Mapping[str, int]:
+        return {GATHERED: beside_bytes}
+
     def leave_layers_backward(self, tape: Tape, layer: Layer, count: int) -> None:
         if layer.is_nested:
             self.bucket.leave_group(tape.live.block_bytes, count)
@@ -288,13 +304,13 @@ class Stage3(NoGathering):
         self._hold(tape, self.ends[layer] - count * _elements(layer))
 
     def end_backward(self, tape: Tape) -> None:
-        tape.note(self.bucket.filled * self.bucket.item_bytes)
+        tape.note(self.bucket.filled * self.bucket.item_bytes, COPY)
         self._hold(tape, 0)
 
     def _hold(self, tape: Tape, used: int) -> None:
         self.used = used
         size = self._live_bytes(used)
-        tape.grow(size - self.held_bytes)
+        tape.grow(size - self.held_bytes, GATHERED)
         self.held_bytes = size
 
     def _live_bytes(self, to_come: int) -> int:

@@ -12,11 +12,12 @@ precision the shards are fp32; gathered copies, gradients and both buffers are i
 precision, and autocast does not run (`set_mixed_precision`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from memplan.formulas.allocator import block_bytes
-from memplan.formulas.gathering import Gathering, Layer
+from memplan.formulas.gathering import FLAT, GATHERED, REDUCED, Gathering, Layer
+from memplan.formulas.ledger import without_gradients
 from memplan.formulas.parameters import Parameter
 from memplan.formulas.sharding import (
     Tensors,
@@ -180,10 +181,11 @@ class Fsdp2Gathering:
         """One that stays gathered, or that turns out to be in a unit of its own."""
         self.tail.append(parameter)
         flat = self._flat([parameter])
-        tape.grow(self._gathered([parameter]) + flat)
+        tape.grow(self._gathered([parameter]), GATHERED)
+        tape.grow(flat, FLAT)
         self.flat_bytes += flat
         if len(parameter.shape) > 1:
-            tape.grow(-self.before_bytes)
+            tape.grow(-self.before_bytes, FLAT)
             self.flat_bytes -= self.before_bytes
             self.before_bytes = 0
 
@@ -195,7 +197,7 @@ class Fsdp2Gathering:
         self.units.append(unit)
         self.order.append(unit)
         self.tail = [p for p in self.tail if p.name not in _names(unit)]
-        tape.grow(-self._gathered(unit))
+        tape.grow(-self._gathered(unit), GATHERED)
 
     def enter_layers(self, tape: Tape, layer: Layer, count: int) -> None:
         """Layers that are no units are gathered with the rest, before they run."""
@@ -206,7 +208,7 @@ class Fsdp2Gathering:
                 together = replace(parameter, count=parameter.count * count)
                 self._gather_weight(tape, together)
             return
-        tape.grow(-self.flat_bytes)
+        tape.grow(-self.flat_bytes, FLAT)
         self.before_bytes, self.flat_bytes = self.flat_bytes, 0
         self.rest += self.tail
         self.tail = []
@@ -227,6 +229,15 @@ class Fsdp2Gathering:
         copying = max(before - peak_bytes, 0)
         return num_gathered * self._gathered(unit) + flat + copying
 
+    def parts_forward(
+        self, layer: Layer, index: int, beside_bytes: int
+    ) -> Mapping[str, int]:
+        if not layer.is_unit:
+            return {}
+        num_gathered = 1 if self.sharder.reshards_after_forward else index + 1
+        gathered = num_gathered * self._gathered(layer.parameters)
+        return {GATHERED: gathered, FLAT: beside_bytes - gathered}
+
     def leave_layers(self, tape: Tape, layer: Layer, count: int) -> None:
         if not layer.is_unit and not self.has_nested_units:
             return
@@ -238,11 +249,11 @@ class Fsdp2Gathering:
             self.order.append(layer.parameters)
         if not layer.is_nested:
             self.before_bytes = self.flat_bytes = self._flat(self.last_layer)
-            tape.grow(self.flat_bytes)
+            tape.grow(self.flat_bytes, FLAT)
 
     def end_forward(self, tape: Tape) -> None:
         """The root frees the last flat buffer."""
-        tape.grow(-self.flat_bytes)
+        tape.grow(-self.flat_bytes, FLAT)
         self.flat_bytes = 0
 
     # Backward
@@ -256,7 +267,7 @@ class Fsdp2Gathering:
 
     def enter_layers_backward(self, tape: Tape, layer: Layer, count: int) -> None:
         if not layer.is_nested:
-            tape.grow(-self.flat_bytes)
+            tape.grow(-self.flat_bytes, FLAT)
             self.flat_bytes = 0
             if self.tail and not self.shared:
                 self._reduce_unit(tape, self.tail)
@@ -298,6 +309,19 @@ class Fsdp2Gathering:
             return beside  # What reduces is on the tape.
         return beside + self._reduced(unit) - self.reduced_bytes
 
+    def parts_backward(
+        self, layer: Layer, index: int, count: int, beside_bytes: int
+    ) -> Mapping[str, int]:
+        if not layer.is_unit:
+            return {}
+        is_resharded = self.sharder.reshards_after_forward
+        gathered = self._gathered(layer.parameters) * (1 if is_resharded else index + 1)
+        reduced = 0
+        if index < count - 1 or layer.is_nested:
+            reduced = self._reduced(layer.parameters) - self.reduced_bytes
+        flat = beside_bytes - gathered - reduced
+        return {GATHERED: gathered, FLAT: flat, REDUCED: reduced}
+
     def reduced(self, leaves: Totals, layer: Layer) -> Totals:
         """Whole gradients go, shards in the weights' own dtype stay."""
         return self._reduce(leaves, layer.parameters) if layer.is_unit else leaves
@@ -331,12 +355,12 @@ class Fsdp2Gathering:
                 held_bytes, _ = self._whole_gradients(tables[:1])
                 self._reduce_unit(tape, unit, held_bytes)
         self._hold_reduced(tape, 0)
-        tape.grow(-self.kept_bytes)
+        tape.grow(-self.kept_bytes, GATHERED)
 
     def _keep(self, tape: Tape, layer: Layer, count: int) -> None:
         """So many more layers stay gathered; those without backward until its end."""
         size_bytes = count * self._gathered(layer.parameters)
-        tape.grow(size_bytes)
+        tape.grow(size_bytes, GATHERED)
         if not layer.is_nested:
             self.kept_bytes += size_bytes
 
@@ -350,16 +374,16 @@ class Fsdp2Gathering:
 
     def _prefetch(self, tape: Tape, unit: Sequence[Parameter]) -> None:
         """The flat buffer of the unit that is next in backward."""
-        tape.grow(-self.flat_bytes)
+        tape.grow(-self.flat_bytes, FLAT)
         is_sharded = self.sharder.reshards_after_forward
         self.flat_bytes = self._flat(unit) if is_sharded else 0
-        tape.grow(self.flat_bytes)
+        tape.grow(self.flat_bytes, FLAT)
 
     def _gather(self, tape: Tape, unit: Sequence[Parameter]) -> None:
         """Gathered once more, for its backward pass; the one before it is next."""
         if unit not in self.back:
             self.back.append(unit)
-            tape.grow(self._gathered(unit))
+            tape.grow(self._gathered(unit), GATHERED)
             self._prefetch(tape, self._before(unit))
 
     def _forget(self, unit: Sequence[Parameter]) -> None:
@@ -371,11 +395,11 @@ class Fsdp2Gathering:
         self, tape: Tape, unit: Sequence[Parameter], held_bytes: int = 0
     ) -> None:
         """Free the gathered copies, then reduce and scatter the gradients."""
-        tape.grow(-self._gathered(unit))
+        tape.grow(-self._gathered(unit), GATHERED)
         self._hold_reduced(tape, self._reduced(unit))
         tape.live = self._reduce(tape.live, unit)
         output_bytes = self._reduced(unit) // self.sharder.num_ranks
-        tape.note(held_bytes + output_bytes)
+        tape.note(held_bytes + output_bytes, "the reduce-scatter")
 
     def _reduce(self, level: Totals, unit: Sequence[Parameter]) -> Totals:
         shards = self._shard_bytes(unit)
@@ -385,12 +409,13 @@ class Fsdp2Gathering:
             level.saved_bytes,
             level.temporary_bytes,
             level.gradient_bytes - whole + shards,
+            without_gradients(level.items, self._whole(unit), shards),
         )
 
     def _hold_reduced(self, tape: Tape, size_bytes: int) -> None:
         """The input of one reduce-scatter is freed when the next is made."""
-        tape.grow(-self.reduced_bytes)
-        tape.grow(size_bytes)
+        tape.grow(-self.reduced_bytes, REDUCED)
+        tape.grow(size_bytes, REDUCED)
         self.reduced_bytes = size_bytes
 
     # Sizes of a unit, in blocks
@@ -423,13 +448,18 @@ class Fsdp2Gathering:
 
     def _whole_gradients(self, unit: Sequence[Parameter]) -> tuple[int, int]:
         """Gradients as autograd made them: bytes and blocks."""
-        sizes = [
-            (p.num_elements * item_bytes(p), p.count) for p in self._reducible(unit)
-        ]
+        sizes = self._whole(unit)
         return (
-            sum(size * count for size, count in sizes),
-            sum(block_bytes(size) * count for size, count in sizes),
+            sum(size * count for _, size, count in sizes),
+            sum(block_bytes(size) * count for _, size, count in sizes),
         )
+
+    def _whole(self, unit: Sequence[Parameter]) -> list[tuple[str, int, int]]:
+        """They by name, bytes, and how many."""
+        return [
+            (p.name, p.num_elements * item_bytes(p), p.count)
+            for p in self._reducible(unit)
+        ]
 
     def _shard_bytes(self, unit: Sequence[Parameter]) -> int:
         if self.sharder.offloads:

@@ -5,7 +5,7 @@ model's own, or moves the tape's level with `Tape.grow`. One layer is one unit, 
 Trainer wraps them; weights outside the layers form units of their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from memplan.formulas.parameters import Parameter
     from memplan.formulas.tape import Tape
     from memplan.formulas.trace import Totals
+
+GATHERED = "weights gathered from shards"
+FLAT = "buffer of the all-gather"
+REDUCED = "gradients on their way to be reduced"
+"""What the bytes are, to a reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,11 @@ class Gathering(Protocol):
     ) -> int:
         """Bytes beside layer `index` where it runs forward, itself at `peak_bytes`."""
 
+    def parts_forward(
+        self, layer: Layer, index: int, beside_bytes: int
+    ) -> Mapping[str, int]:
+        """What those bytes are."""
+
     def leave_layers(self, tape: "Tape", layer: Layer, count: int) -> None:
         """They have run forward."""
 
@@ -73,6 +83,11 @@ class Gathering(Protocol):
         self, layer: Layer, index: int, count: int, peak_bytes: int
     ) -> int:
         """Bytes beside layer `index` where it runs backward, itself at `peak_bytes`."""
+
+    def parts_backward(
+        self, layer: Layer, index: int, count: int, beside_bytes: int
+    ) -> Mapping[str, int]:
+        """What those bytes are."""
 
     def reduced(self, leaves: "Totals", layer: Layer) -> "Totals":
         """What a layer leaves behind once its gradients are reduced."""
@@ -104,6 +119,11 @@ class NoGathering:
     ) -> int:
         return 0
 
+    def parts_forward(
+        self, layer: Layer, index: int, beside_bytes: int
+    ) -> Mapping[str, int]:
+        return {GATHERED: beside_bytes}
+
     def leave_layers(self, tape: "Tape", layer: Layer, count: int) -> None:
         return
 
@@ -126,6 +146,11 @@ class NoGathering:
         self, layer: Layer, index: int, count: int, peak_bytes: int
     ) -> int:
         return 0
+
+    def parts_backward(
+        self, layer: Layer, index: int, count: int, beside_bytes: int
+    ) -> Mapping[str, int]:
+        return {REDUCED: beside_bytes}
 
     def reduced(self, leaves: "Totals", layer: Layer) -> "Totals":
         return leaves

@@ -190,7 +190,7 @@ def add(t: Tape, x: Tensor, y: Tensor) -> Tensor:
 
 
 def multiply(t: Tape, x: Tensor, y: Tensor) -> Tensor:
-    """`x * y`: saves each factor where the other wants a gradient.
+    """`x * y`: saves each factor where the other wants a gradient (`derivatives.yaml`).
 
     The gradient of a broadcast factor is made at full size, then summed; that of a
     factor in a narrower dtype is cast then. That is done when both are made, one after

@@ -33,8 +33,8 @@ def linear(
     """`nn.Linear`, with a low-rank update beside it where the plan asks for one.
 
     Saved: the input where the weight is trained, the weight where the input wants a
-    gradient. `weight` shares another module's; `transposed` is GPT-2's Conv1D, which
-    bitsandbytes replaces by a linear layer.
+    gradient (`derivatives.yaml`). `weight` shares another module's; `transposed` is
+    GPT-2's Conv1D, which bitsandbytes replaces by a linear layer.
     """
     with t.scope(name):
         in_features = x.shape[-1]

@@ -33,11 +33,11 @@ def last_token(t: Tape, hidden_states: Tensor) -> Tensor:
 def cross_entropy(t: Tape, logits: Tensor, labels: Tensor | None = None) -> Tensor:
     """`F.cross_entropy`: log_softmax saves its output, nll_loss its input.
 
-    It saves the labels too, given where they are not the batch's own. In the dtype of
-    the logits; autocast runs nll_loss in fp32, so that of half precision logits both
-    log-softmax and its fp32 copy are saved. Backward makes the gradient of the
-    log-softmax, zeros but for the labels, and from it that of the logits: at its height
-    3 tensors of N * V.
+    It saves the labels too, given where they are not the batch's own
+    (`derivatives.yaml`). In the dtype of the logits; autocast runs nll_loss in fp32, so
+    that of half precision logits both log-softmax and its fp32 copy are saved. Backward
+    makes the gradient of the log-softmax, zeros but for the labels, and from it that of
+    the logits: at its height 3 tensors of N * V.
     """
     with t.scope("loss"):
         logs = t.apply(

@@ -169,12 +169,14 @@ def _trace_layers(
     for cast in t.casts.values():
         if not is_alike and cast.tensor.edge and cast.tensor.edge > first_edge:
             cast.copies //= count
+    if done > 1 and t.ledger is not None:
+        t.ledger.take_over(storage, y.storage, place)
     rest = span.leaves
     is_held = storage.num_holders > 0 and storage.kind == TEMPORARY
     t.events.repeat(done, events, storage, y.storage, frees_taken=is_held)
     if is_held:
         # Someone else holds the first input; the later layers free theirs.
-        rest = rest.plus(Totals(storage.block_bytes, 0, storage.requested_bytes), -1)
+        rest = rest.plus(t.temporary(storage), -1)
     parameters = _parameters_of(t, place, outer_count * count)
     layer = Layer(parameters, is_unit and not is_whole, outer_mode.in_layer)
     t.gathering.enter_layers(t, layer, done)
@@ -183,7 +185,10 @@ def _trace_layers(
         beside_bytes = t.gathering.beside_forward(
             layer, number, done, span.peak.at.block_bytes
         )
-        t.raise_peak(span.peak, before, beside_bytes, place, index + number)
+        extra = None
+        if t.ledger is not None:
+            extra = t.gathering.parts_forward(layer, number, beside_bytes)
+        t.raise_peak(span.peak, before, beside_bytes, place, index + number, extra)
     t.live = t.live.plus(span.leaves).plus(rest, done - 1)
     t.gathering.leave_layers(t, layer, done)
     if wants and outer_mode.record and y.edge is not None:

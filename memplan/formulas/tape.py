@@ -16,7 +16,7 @@ Repeated layers are traced once: every sum is linear in their number, so the hig
 point of a stack is that of its first or of its last layer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -24,6 +24,7 @@ from math import prod
 from memplan.formulas.allocator import block_bytes
 from memplan.formulas.events import Events
 from memplan.formulas.gathering import Gathering, NoGathering
+from memplan.formulas.ledger import Ledger
 from memplan.formulas.parameters import (
     IN_GROUP,
     Parameter,
@@ -134,6 +135,8 @@ class Tape:
     """Layers that may be checkpointed, so far."""
     last_edge: int = 0
     num_storages: int = 0
+    ledger: Ledger | None = None
+    """Keeps what the sums are made of, where that is asked for."""
 
     # Storages
 
@@ -145,11 +148,13 @@ class Tape:
         live = self.live
         live.block_bytes += storage.block_bytes
         live.temporary_bytes += requested_bytes
+        if self.ledger is not None:
+            self.ledger.enter(live, storage, self.place)
         if live.block_bytes > self.peak.at.block_bytes:
             self.note()
         return storage
 
-    def note(self, scratch_bytes: int = 0) -> None:
+    def note(self, scratch_bytes: int = 0, what: str = "") -> None:
         """Remember this moment if it is the highest, with scratch alive beside it."""
         scratch_block = block_bytes(scratch_bytes) if scratch_bytes else 0
         self.events.ask(scratch_bytes)
@@ -160,11 +165,15 @@ class Tape:
             at.temporary_bytes = live.temporary_bytes + scratch_bytes
             at.gradient_bytes = live.gradient_bytes
             self.peak.place = self.place
+            if self.ledger is not None:
+                at.items = self.ledger.beside(live, what or self.place, scratch_bytes)
 
-    def grow(self, size_bytes: int) -> None:
+    def grow(self, size_bytes: int, what: str) -> None:
         """Blocks that data parallelism allocates; fewer than none frees them."""
         self.live.block_bytes += size_bytes
         self.live.temporary_bytes += size_bytes
+        if self.ledger is not None:
+            self.ledger.grow(self.live, what, size_bytes)
         self.note()
 
     def drop(self, storage: Storage) -> None:
@@ -176,6 +185,8 @@ class Tape:
     def _free(self, storage: Storage, copies: int = 1) -> None:
         self.events.free(storage, copies)
         live = self.live
+        if self.ledger is not None:
+            self.ledger.leave(live, storage, copies)
         live.block_bytes -= copies * storage.block_bytes
         requested = copies * storage.requested_bytes
         if storage.kind == TEMPORARY:
@@ -193,6 +204,8 @@ class Tape:
             # It belongs to what encloses the layer: counted there, and once.
             mode.shared[storage.serial] = storage
         elif storage.kind == TEMPORARY and storage.is_savable:
+            if self.ledger is not None:
+                self.ledger.turn(self.live, storage, SAVED)
             storage.kind = SAVED
             self.live.temporary_bytes -= storage.requested_bytes
             self.live.saved_bytes += storage.requested_bytes
@@ -211,6 +224,13 @@ class Tape:
         if self.mode.passing is not None:
             self.mode.passing.append(storage)
 
+    def temporary(self, storage: Storage) -> Totals:
+        """One storage that nothing has saved."""
+        alone = Totals(storage.block_bytes, 0, storage.requested_bytes)
+        if self.ledger is not None:
+            self.ledger.leave(alone, storage, -1)
+        return alone
+
     def new_edge(self) -> int:
         self.last_edge += 1
         return self.last_edge
@@ -224,6 +244,8 @@ class Tape:
     def tensor(self, shape: Shape, dtype: str) -> Tensor:
         """A new tensor without history: a mask, positions, a table."""
         storage = self.allocate(prod(shape) * ITEM_BYTES[dtype])
+        if self.ledger is not None:
+            self.ledger.describe(storage, self.place, "table or mask", shape, dtype)
         return Tensor(self, storage, shape, dtype, None)
 
     def require_gradient(self, x: Tensor) -> Tensor:
@@ -236,13 +258,18 @@ class Tape:
             return x
         self.pin(x.storage)
         self.leaf = x.storage
-        return Tensor(self, x.storage, x.shape, x.dtype, self.new_edge())
+        edge = self.new_edge()
+        if self.ledger is not None:
+            self.ledger.edges[edge] = f"{self.place} input", x.shape, x.dtype
+        return Tensor(self, x.storage, x.shape, x.dtype, edge)
 
     def hand_leaf_to_layers(self) -> None:
         """The first layer's input stands for that of all: it lives no longer here."""
         leaf, self.leaf = self.leaf, None
         assert leaf is not None
         leaf.num_holders -= 1
+        if self.ledger is not None:
+            self.ledger.turn(self.live, leaf, TEMPORARY)
         leaf.kind = TEMPORARY
         self.live.saved_bytes -= leaf.requested_bytes
         self.live.temporary_bytes += leaf.requested_bytes
@@ -299,8 +326,10 @@ class Tape:
             storage = self._reuse()
         else:
             storage = self.allocate(prod(shape) * ITEM_BYTES[dtype], is_savable)
+        if self.ledger is not None:
+            self.ledger.describe(storage, self.place, name, shape, dtype, edge)
         if scratch_bytes:
-            self.note(scratch_bytes)
+            self.note(scratch_bytes, f"{self.place} {name}")
         output = Tensor(self, storage, shape, dtype, edge)
         if is_expensive and mode.keep is not None and wants:
             mode.keep.append(self.save(storage))
@@ -329,6 +358,8 @@ class Tape:
         if stats_bytes:
             stats = self._reuse() if is_reused else self.allocate(stats_bytes)
             held.append(self.save(stats))
+        if self.ledger is not None:
+            self.ledger.hold(held, f"{self.place} {name}", shape)
         passed: set[int | None] = set()
         if passes_views or passes_gradient:
             passed = {
@@ -370,6 +401,9 @@ class Tape:
         """Views of parts of `x`; backward joins their gradients into a new tensor."""
         wants = self.mode.grad and x.edge is not None
         edges = [self.new_edge() if wants else None for _ in shapes]
+        if self.ledger is not None:
+            for edge, shape in zip(edges, shapes, strict=True):
+                self.ledger.edges[edge or 0] = f"{self.place} split", shape, x.dtype
         if wants and self.mode.record and x.edge is not None:
             outputs = tuple(edge for edge in edges if edge is not None)
             self.nodes.append(
@@ -402,6 +436,8 @@ class Tape:
             edge = self.new_edge()
             self.leaves.add(edge)
             self.trained[edge] = full_name
+            if self.ledger is not None:
+                self.ledger.edges[edge] = full_name, shape, stored.dtype
         if not self.mode.in_layer:
             self.gathering.use_weight(self, self.parameters[full_name])
         return Weight(self, full_name, shape, stored, edge)
@@ -504,14 +540,26 @@ class Tape:
         self.peak = Peak(self.live.plus(Totals()), self.place)
 
     def raise_peak(
-        self, peak: Peak, offset: Totals, extra_bytes: int, place: str, index: int
+        self,
+        peak: Peak,
+        offset: Totals,
+        extra_bytes: int,
+        place: str,
+        index: int,
+        extra: Mapping[str, int] | None = None,
     ) -> None:
-        """Account for the peak of layer `index`, `offset` above what is alive."""
+        """Account for the peak of layer `index`, `offset` above what is alive.
+
+        `extra` is what the extra bytes are, where a ledger is kept.
+        """
         highest = self.live.block_bytes + offset.block_bytes + peak.at.block_bytes
         if highest + extra_bytes > self.peak.at.block_bytes:
             at = self.live.plus(offset).plus(peak.at)
             at.block_bytes += extra_bytes
             at.temporary_bytes += extra_bytes
+            if self.ledger is not None:
+                for what, size_bytes in (extra or {}).items():
+                    self.ledger.grow(at, what, size_bytes)
             layer = f"{place.removesuffix('*')}{index}"
             place = peak.place.replace(place, layer, 1)
             self.peak = Peak(at, IN_GROUP.sub(".*", place) if "[" in place else place)

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from memplan.formulas.events import Event
 from memplan.formulas.gathering import Layer
 from memplan.formulas.tensors import Storage
+
+Items = dict[tuple[Any, int], int]
+"""What a ledger counts, by its kind: how often."""
 
 
 @dataclass(slots=True)
@@ -16,6 +20,8 @@ class Totals:
     saved_bytes: int = 0
     temporary_bytes: int = 0
     gradient_bytes: int = 0
+    items: Items | None = None
+    """The same one by one, where the tape keeps a ledger."""
 
     def plus(self, other: "Totals", times: int = 1) -> "Totals":
         """Self and `times` times `other`."""
@@ -24,7 +30,18 @@ class Totals:
             self.saved_bytes + times * other.saved_bytes,
             self.temporary_bytes + times * other.temporary_bytes,
             self.gradient_bytes + times * other.gradient_bytes,
+            _joined(self.items, other.items, times),
         )
+
+
+def _joined(items: Items | None, others: Items | None, times: int) -> Items | None:
+    """Both together, `others` so many times."""
+    if not others:
+        return None if items is None else dict(items)
+    joined = dict(items or {})
+    for item, count in others.items():
+        joined[item] = joined.get(item, 0) + times * count
+    return {item: count for item, count in joined.items() if count}
 
 
 @dataclass(slots=True)

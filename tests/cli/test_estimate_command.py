@@ -231,3 +231,45 @@ def test_next_command_can_be_typed(memplan):
     words = " ".join(lines.split()).split()
     assert words[:2] == ["memplan", "estimate"]
     assert memplan(*words[1:]).stdout.startswith("fits")
+
+
+def test_an_explanation_is_as_seen_before(memplan, snapshot):
+    words = ("gpt2", "--gpu", "t4", "--precision", "fp16", "--batch-size", "4")
+    more = ("--gradient-accumulation-steps", "2", "--torch", "2.14")
+    out = memplan("estimate", *words, *more, "--explain", "--top", "3").stdout
+    report, _, terms = out.partition("\nTerm by term")
+    assert report == memplan("estimate", *words, *more).stdout
+    assert terms == snapshot
+    assert max(len(line) for line in out.splitlines()) <= 80
+
+
+def test_json_has_every_term(memplan):
+    data = json.loads(memplan(*LLAMA, "--explain", "--json").stdout)
+    terms = data["explanation"]["terms"]
+    assert sum(term["bytes"] for term in terms) == data["peak"]["device_bytes"]
+    assert set(terms[0]) == {"component", "name", "formula", "bytes", "source"}
+    assert json.loads(memplan(*LLAMA, "--json").stdout)["explanation"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--top", "3"), "--top says how much to explain"),
+        (("--explain", "--gpu", "all"), "--explain is about one card"),
+    ],
+)
+def test_what_would_be_ignored_of_an_explanation_is_refused(memplan, words, message):
+    out = memplan("estimate", "llama-2-7b", *words)
+    assert out.code == 2
+    assert message in out.stderr
+
+
+def test_the_documented_explanation_is_what_is_printed(memplan, monkeypatch):
+    page = Path(__file__).parents[2] / "docs" / "estimate.md"
+    section = page.read_text(encoding="utf-8").partition("## Term by term")[2]
+    command, printed = section.split("prints, below the report:")
+    words = command.partition("    memplan ")[2].replace("\\\n", "").split()
+    monkeypatch.setenv("COLUMNS", "76")
+    _, title, terms = memplan(*words).stdout.partition("Term by term")
+    for line in f"{title}{terms}".splitlines():
+        assert not line or f"    {line}\n" in printed, line
