@@ -7,6 +7,7 @@ of 2.14 unless another file is named).
 Letters: B batch, L sequence length, D hidden size, F inner size of the MLP.
 """
 
+from collections.abc import Sequence
 from math import prod
 
 from memplan.formulas.parameters import Shape
@@ -14,6 +15,9 @@ from memplan.formulas.reductions import row_sum_bytes
 from memplan.formulas.tape import Tape
 from memplan.formulas.tensors import ITEM_BYTES, Tensor, Weight
 from memplan.units import round_up
+
+FLOATING = ("fp32", "bf16", "fp16")
+"""Dtypes that autocast and promotion know."""
 
 
 def cast(t: Tape, x: Tensor, dtype: str) -> Tensor:
@@ -28,8 +32,9 @@ def lower(t: Tape, x: Tensor) -> Tensor:
 
     Activations are cast at every use: three projections of one fp32 input make three
     copies, and each is saved (`autocast_mode.cpp`, `cached_cast` keeps leaves only).
+    fp16 autocast casts bf16 as well.
     """
-    if t.setting.autocast is None or x.dtype != "fp32":
+    if t.setting.autocast is None or x.dtype not in FLOATING:
         return x
     if isinstance(x, Weight):
         return t.cast_weight(x, t.setting.autocast)
@@ -45,9 +50,18 @@ def promote(x: Tensor, y: Tensor) -> str:
     """The dtype of an elementwise result; a number in a tensor does not widen it."""
     if not x.shape or not y.shape:
         return x.dtype if x.shape else y.dtype
-    if x.dtype == y.dtype or "fp32" not in (x.dtype, y.dtype):
-        return x.dtype
-    return "fp32"
+    return widest([x.dtype, y.dtype])
+
+
+def widest(dtypes: Sequence[str]) -> str:
+    """The dtype that holds the values of all; of bf16 and fp16 neither holds the other.
+
+    Source: `c10/core/ScalarType.cpp`, `promoteTypes`.
+    """
+    floating = {dtype for dtype in dtypes if dtype in FLOATING}
+    if not floating:
+        return dtypes[0]
+    return floating.pop() if len(floating) == 1 else "fp32"
 
 
 def sum_scratch_bytes(t: Tape, shape: Shape, target: Shape, dtype: str) -> int:
@@ -244,8 +258,7 @@ def concatenate(t: Tape, parts: list[Tensor], shape: Shape) -> Tensor:
 
     That of a part in a narrower dtype is a copy.
     """
-    dtypes = [x.dtype for x in parts]
-    dtype = "fp32" if "fp32" in dtypes else dtypes[0]
+    dtype = widest([x.dtype for x in parts])
     return t.apply("cat", parts, shape, dtype, passes_views=True)
 
 

@@ -254,3 +254,12 @@ def test_many_indices_are_sorted_and_summed_in_parts(num_indices):
     scratch = 4 * 8 * num_indices + 4 * partial_sums * D if num_indices > 3072 else 0
     incoming, gradient = 4 * num_indices * D, 4 * 1000 * D
     assert peak == incoming + gradient + scratch + 4
+
+
+def test_neither_bf16_nor_fp16_holds_the_other():
+    """Frozen weights in bf16 among what autocast makes fp16: T5's norms, say."""
+    t = tape("fp16")
+    x, y = hidden(t, "bf16"), hidden(t, "fp16")
+    assert add(t, x, y).dtype == "fp32"
+    assert concatenate(t, [x, y], (B, L, 2 * D)).dtype == "fp32"
+    assert linear(t, "up", x, F).dtype == "fp16"
