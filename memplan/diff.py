@@ -164,8 +164,12 @@ def _term(name: str, a_bytes: int | None, b_bytes: int | None) -> Term:
 
 
 def _peak(report: MemoryReport, kind: str) -> int | None:
+    """Of an estimate, with the fragmentation that it expects."""
     size_bytes: int | None = getattr(report.peak, f"{kind}_bytes")
-    return size_bytes
+    if report.reserved is None or kind not in ("reserved", "device"):
+        return size_bytes
+    outside = report.device.context_bytes if kind == "device" else 0
+    return report.reserved.likely_bytes + outside
 
 
 def _parts(report: MemoryReport) -> tuple[tuple[str, int | None], ...]:

@@ -11,7 +11,7 @@ of the optimizer appear at the end of the first.
 from dataclasses import replace
 from functools import partial
 
-from memplan.estimating.accuracy import band_of
+from memplan.estimating.accuracy import allocated_band, reserved_spread
 from memplan.estimating.card import card_of, context_of, torch_version_of
 from memplan.estimating.caveats import assumptions_of, unsupported_of
 from memplan.estimating.explain import (
@@ -49,6 +49,7 @@ from memplan.report import (
     MemoryReport,
     ModelSize,
     PeakMemory,
+    ReservedMemory,
 )
 from memplan.units import round_up
 
@@ -267,7 +268,27 @@ def _band(plan: TrainingPlan, gpu: Gpu, allocated_bytes: int) -> Band:
             high_bytes=allocated_bytes,
             basis="arithmetic on a parameter count, or a convention: no measurement",
         )
-    return band_of(allocated_bytes, gpu.slug, generates=plan.generates)
+    return allocated_band(plan, allocated_bytes, gpu.slug)
+
+
+def _reserved(plan: TrainingPlan, allocated_bytes: int) -> ReservedMemory | None:
+    """What PyTorch reserves for a peak, by what it did for plans of the class.
+
+    Whole segments, and as many as the peak takes at least.
+    """
+    if plan.model is None or plan.accounting != "torch":
+        return None
+    found = reserved_spread(plan, allocated_bytes)
+    if found is None:
+        return None
+    spread, basis = found
+    low, likely, high = (
+        round_up(round(allocated_bytes * max(ratio, 1.0)), SEGMENT_STEP_BYTES)
+        for ratio in (spread.low, spread.median, spread.high)
+    )
+    return ReservedMemory(
+        likely_bytes=likely, low_bytes=low, high_bytes=high, basis=basis
+    )
 
 
 def _torch_states(plan: TrainingPlan) -> ModelStates:
@@ -317,7 +338,7 @@ def _report(
             total_bytes=gpu.total_bytes,
             context_bytes=context,
             torch=".".join(map(str, torch_version)),
-            allocator="caching allocator, default settings",
+            allocator=f"caching allocator, {plan.alloc_conf or 'default settings'}",
         ),
         components=components,
         peak=PeakMemory(
@@ -333,6 +354,7 @@ def _report(
         fits=device_bytes <= budget,
         headroom_bytes=budget - device_bytes,
         band=_band(plan, gpu, allocated),
+        reserved=_reserved(plan, allocated),
         assumptions=(*context_basis, *assumptions),
         unsupported=unsupported,
         num_gpus=plan.num_gpus,

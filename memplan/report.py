@@ -70,7 +70,10 @@ class Components:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PeakMemory:
-    """The highest point: requested <= allocated <= reserved <= device."""
+    """The highest point: requested <= allocated <= reserved <= device.
+
+    Of an estimate, reserved is what must be there: whole segments, no fragmentation.
+    """
 
     requested_bytes: int
     allocated_bytes: int
@@ -274,8 +277,18 @@ class HostMemory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Band:
-    """Where the allocated peak lies, and how that is known."""
+    """Where a figure lies, and how that is known."""
 
+    low_bytes: int
+    high_bytes: int
+    basis: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReservedMemory:
+    """What PyTorch is expected to reserve, fragmentation included."""
+
+    likely_bytes: int
     low_bytes: int
     high_bytes: int
     basis: str
@@ -301,6 +314,9 @@ class MemoryReport:
     headroom_bytes: int
     """What is left of the card below the headroom asked for; negative: missing."""
     band: Band
+    """Of the allocated peak."""
+    reserved: ReservedMemory | None = None
+    """What an estimate expects; None of a run, and where nothing is known."""
     assumptions: tuple[str, ...] = ()
     unsupported: tuple[str, ...] = ()
     """What takes memory, or may, and is not in the figures."""
@@ -335,6 +351,18 @@ class MemoryReport:
     """How often the allocator gave cached memory back and asked again."""
     inactive_split_bytes: int | None = None
     """Free parts of segments that are otherwise in use."""
+
+    @property
+    def fits_narrowly(self) -> bool:
+        """It fits, and would not with all that PyTorch may reserve beside it.
+
+        PyTorch gives cached segments back before it runs out of memory, as far as
+        nothing in them is in use.
+        """
+        if not self.fits or self.reserved is None:
+            return False
+        beside = self.reserved.high_bytes - self.peak.reserved_bytes
+        return beside > self.headroom_bytes
 
 
 def to_json(report: MemoryReport, *, indent: int | None = 2) -> str:

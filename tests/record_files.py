@@ -37,6 +37,7 @@ def report_of(plan, *, factor=1.0, source="measured", reserved=1.1):
             reserved_bytes=reserved_bytes,
             device_bytes=reserved_bytes + CONTEXT,
         ),
+        reserved=None,
         savings=(),
     )
 

@@ -13,6 +13,7 @@ from memplan.validation.grid import (
     as_line,
     drawn,
     grid,
+    growing,
     is_runnable,
     read_axes,
     rehearsed,
@@ -78,12 +79,13 @@ def test_a_line_says_the_whole_plan(planned):
 
 
 def test_what_is_kept_is_of_the_plans_that_are_there():
-    plans = {planned.name: planned.plan for planned in grid()}
+    planned = (*grid(), *growing())
+    plans = {(one.name, one.plan.alloc_conf): one.plan for one in planned}
     for _, record in rehearsed().records:
-        assert same_question(record.plan, plans[record.entry])
+        assert same_question(record.plan, plans[record.entry, record.plan.alloc_conf])
         assert record.report.source == "rehearsed"
         assert record.report.peak.allocated_bytes <= LARGEST_BYTES
-    names = [record.entry for _, record in rehearsed().records]
+    names = [(file.name, record.entry) for file, record in rehearsed().records]
     assert len(set(names)) == len(names)
 
 

@@ -42,8 +42,8 @@ class Rehearsals:
         self.answers = list(answers)
         self.asked = []
 
-    def __call__(self, plan, allocator):
-        self.asked.append((plan, allocator))
+    def __call__(self, plan):
+        self.asked.append(plan)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -97,7 +97,7 @@ def test_a_command_makes_the_prediction_again():
     words = [*shlex.split(case.command)[1:], "--format", "quiet"]
     assert (
         int(CliRunner().invoke(app, words).stdout)
-        == case.difference.term("device").b_bytes
+        == case.difference.b.peak.device_bytes
     )
 
 
@@ -230,8 +230,8 @@ def test_rehearsals_stand_beside_estimates():
     assert validation.errors("rehearsed", "allocated").worst_fraction == 0
     assert validation.errors("estimated", "allocated").worst_fraction < -0.09
     assert told == ["rehearsing 1 of 1: gpt2"]
-    [(asked, allocator)] = rehearse.asked
-    assert (asked.torch, asked.context_bytes, allocator) == (None, CONTEXT, "")
+    [asked] = rehearse.asked
+    assert (asked.torch, asked.context_bytes, asked.alloc_conf) == (None, CONTEXT, None)
 
 
 def test_settings_of_the_allocator_are_those_of_the_record():
@@ -240,13 +240,10 @@ def test_settings_of_the_allocator_are_those_of_the_record():
     report = replace(report, device=replace(report.device, allocator=allocator))
     rehearse = Rehearsals(report)
     validation = validate_one(record_of(plan_of(), report=report), rehearse=rehearse)
-    assert rehearse.asked[0][1] == "expandable_segments:True"
-    estimated, rehearsed = validation.cases
-    assert estimated.command.startswith("memplan estimate gpt2")
-    assert rehearsed.command.startswith(
-        "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True memplan rehearse gpt2"
-    )
-    assert "expandable_segments:True" in validation.by_trick("estimated")
+    assert rehearse.asked[0].alloc_conf == "expandable_segments:True"
+    for case in validation.cases:
+        assert "--alloc-conf expandable_segments:True" in case.command
+    assert "--alloc-conf expandable_segments:True" in validation.by_trick("estimated")
 
 
 def test_what_cannot_be_rehearsed_here_is_skipped_for_that_alone():
@@ -271,6 +268,34 @@ def test_cases_are_found_by_what_their_plans_set(tmp_path):
     assert [case.entry for case in found["no trick"]] == ["plain"]
 
 
+def test_cases_are_found_by_the_class_whose_band_they_have(tmp_path):
+    keep(
+        tmp_path,
+        large=record_of(plan_of(per_device_train_batch_size=8)),
+        split=record_of(plan_of(num_gpus=2, zero_stage=3)),
+    )
+    found = validated(tmp_path).by_kind("estimated")
+    assert {kind: [case.entry for case in cases] for kind, cases in found.items()} == {
+        "plans sharded by FSDP2": ["split"],
+        "plans without adapters, not sharded": ["large"],
+    }
+
+
+def test_phases_are_named_rightly_or_not(tmp_path):
+    right = report_of(plan_of())
+    wrong = replace(right, peak=replace(right.peak, phase="setup"))
+    keep(
+        tmp_path,
+        right=record_of(plan_of(), report=right),
+        wrong=record_of(plan_of(), report=wrong),
+        ended=out_of_memory_on(HUGE),
+    )
+    validation = validated(tmp_path)
+    named = {case.entry: case.names_phase for case in validation.cases}
+    assert named == {"right": True, "wrong": False, "ended": None}
+    assert validation.phase_rate("estimated") == 0.5
+
+
 # ---- rehearsals that are kept ----
 
 
@@ -280,8 +305,8 @@ def replayed(monkeypatch):
     module = import_module("memplan.validation.replay")
     runs = []
 
-    def rehearse(plan, allocator):
-        runs.append((plan, allocator))
+    def rehearse(plan):
+        runs.append(plan)
         return report_of(plan_of(), source="rehearsed")
 
     monkeypatch.setattr(module, "rehearsed_apart", rehearse)
@@ -294,22 +319,20 @@ def test_a_rehearsal_is_made_once(tmp_path, replayed):
     assert len(replayed) == 1
 
 
-@pytest.mark.parametrize("change", ["plan", "allocator", "versions", "code"])
+@pytest.mark.parametrize("change", ["plan", "versions", "code"])
 def test_whatever_decides_it_makes_it_anew(tmp_path, replayed, monkeypatch, change):
     replays = Replays(tmp_path)
     replays.rehearse(plan_of())
     module = import_module("memplan.validation.replay")
-    plan, allocator = plan_of(), ""
+    plan = plan_of()
     match change:
         case "plan":
             plan = plan_of(seq_len=8)
-        case "allocator":
-            allocator = "max_split_size_mb:64"
         case "versions":
             monkeypatch.setattr(module, "_versions", lambda: {"torch": "3"})
         case "code":
             monkeypatch.setattr(module, "_code", lambda: "other")
-    replays.rehearse(plan, allocator)
+    replays.rehearse(plan)
     assert len(replayed) == 2
 
 

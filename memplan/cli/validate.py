@@ -99,7 +99,7 @@ def validate(
         say=lambda line: typer.echo(line, err=True),
     )
     if page is not None:
-        _write(validation, page)
+        _write(validation, page, has_grid=not folders and against is Against.MEASURED)
     if output is not None:
         emit(as_json(as_data(validation)), output, force=force)
     match chosen(output_format, wants_json):
@@ -130,11 +130,14 @@ def _found(folders: "list[Path] | tuple[()]", against: Against) -> "Found":
     )
 
 
-def _write(validation: "Validation", page: Path) -> None:
-    """The page, and its pictures beside it."""
+def _write(validation: "Validation", page: Path, *, has_grid: bool) -> None:
+    """The page, and its pictures beside it; of memplan's own records with the grid."""
+    from memplan.validation.grid import rehearsed
+    from memplan.validation.validate import validate as run
     from memplan.views.accuracy_page import write_page
 
-    for line in write_page(validation, page):
+    grid = run(rehearsed(), against="rehearsed") if has_grid else None
+    for line in write_page(validation, page, grid):
         typer.echo(line, err=True)
 
 

@@ -4,7 +4,7 @@ One line each, printed with every report: an option that moves memory and is not
 modelled is named here, never dropped in silence.
 """
 
-from memplan.estimating.accuracy import fragmentation_line
+from memplan.estimating.accuracy import unknown_reserved
 from memplan.estimating.card import NEWEST_TORCH
 from memplan.estimating.rank import micro_batches_in_flight
 from memplan.formulas.optimizers import find_optimizer
@@ -81,7 +81,8 @@ def _division(plan: TrainingPlan, stage: str) -> list[str]:
 
 def unsupported_of(plan: TrainingPlan) -> tuple[str, ...]:
     """What takes memory on the card, or may, and is not counted."""
-    lines = [fragmentation_line(generates=plan.generates)]
+    unknown = unknown_reserved(plan)
+    lines = [] if unknown is None else [unknown]
     if plan.model is None:
         return (
             "activations, temporary buffers and workspaces: a parameter count alone "

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 
-from memplan.estimating.accuracy import KINDS, Accuracy
+from memplan.estimating.accuracy import KINDS, MeasuredAccuracy
 from memplan.validation.cases import Case
 from memplan.validation.validate import Validation
 
@@ -20,7 +20,7 @@ Key = tuple[str, str]
 """The kind of plan and the card."""
 
 
-def accuracies_of(validation: Validation) -> dict[Key, Accuracy]:
+def accuracies_of(validation: Validation) -> dict[Key, MeasuredAccuracy]:
     """Errors of the estimates, by kind of plan and by card.
 
     Raises:
@@ -36,25 +36,25 @@ def accuracies_of(validation: Validation) -> dict[Key, Accuracy]:
     return {key: _accuracy(cases[key]) for key in sorted(cases)}
 
 
-def as_toml(accuracies: Mapping[Key, Accuracy]) -> str:
+def as_toml(accuracies: Mapping[Key, MeasuredAccuracy]) -> str:
     """The file's text; empty where nothing was measured."""
     if not accuracies:
         return ""
     tables = ["# Written by scripts/accuracy from profiles/measured; not by hand.\n"]
     for (kind, gpu), accuracy in accuracies.items():
-        lines = [f"{name} = {_value(v)}\n" for name, v in asdict(accuracy).items()]
+        lines = [f"{name} = {toml_value(v)}\n" for name, v in asdict(accuracy).items()]
         tables.append(f"\n[{kind}.{gpu}]\n{''.join(lines)}")
     return "".join(tables)
 
 
-def _accuracy(cases: Sequence[Case]) -> Accuracy:
+def _accuracy(cases: Sequence[Case]) -> MeasuredAccuracy:
     differences = [case.difference for case in cases if case.difference is not None]
     errors = [d.allocated.difference_fraction or 0.0 for d in differences]
     measured = [difference.a for difference in differences]
     ratios = sorted(
         report.peak.reserved_bytes / report.peak.allocated_bytes for report in measured
     )
-    return Accuracy(
+    return MeasuredAccuracy(
         num_plans=len(errors),
         torch=tuple(sorted({report.device.torch for report in measured})),
         compared_on=date.today().isoformat(),
@@ -66,10 +66,13 @@ def _accuracy(cases: Sequence[Case]) -> Accuracy:
     )
 
 
-def _value(value: object) -> str:
+def toml_value(value: object) -> str:
     """A value as TOML has it; of a fraction six places say enough."""
     if isinstance(value, float):
         return f"{value:.6f}"
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(map(toml_value, value))}]"
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{name} = {toml_value(v)}" for name, v in value.items())
+        return f"{{ {pairs} }}"
     return f'"{value}"' if isinstance(value, str) else str(value)

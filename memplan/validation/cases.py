@@ -1,6 +1,7 @@
 """One record held against one prediction, and the errors of many such cases."""
 
 import math
+import shlex
 import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -8,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from memplan.diff import Difference
+from memplan.estimating.accuracy import classes_of
 from memplan.estimating.changes import as_flags, command_words
 from memplan.plan import TrainingPlan
 from memplan.report import Components
-from memplan.validation.replay import as_command
 
 Engine = Literal["estimated", "rehearsed"]
 Verdict = Literal["ran", "false alarm", "foretold", "missed"]
@@ -36,6 +37,7 @@ TRICKS = (
     "offload_parameters",
     "tensor_parallel",
     "pipeline_parallel",
+    "alloc_conf",
 )
 """Fields of a plan that are set to save memory, or that move much of it."""
 PLAIN = "no trick"
@@ -51,8 +53,6 @@ class Case:
     engine: Engine
     plan: TrainingPlan
     """As it was predicted: on the record's card."""
-    allocator: str
-    """Settings of the record's; empty are the default ones. No estimate knows them."""
     verdict: Verdict
     difference: Difference | None
     """The prediction, held against the record; None where one of them has no peak."""
@@ -60,19 +60,33 @@ class Case:
     @property
     def command(self) -> str:
         """What makes this prediction again."""
-        words = command_words(self.plan, VERBS[self.engine])
-        return as_command(words, self.allocator if self.engine == "rehearsed" else "")
+        return shlex.join(command_words(self.plan, VERBS[self.engine]))
+
+    @property
+    def kind(self) -> str | None:
+        """The class of plans whose band it has; None where nothing was predicted."""
+        if self.difference is None:
+            return None
+        allocated_bytes = self.difference.allocated.b_bytes or 0
+        return classes_of(self.plan, allocated_bytes)[0]
+
+    @property
+    def names_phase(self) -> bool | None:
+        """Whether the peak lies in the phase that was predicted."""
+        if self.difference is None:
+            return None
+        return self.difference.a.peak.phase == self.difference.b.peak.phase
 
     @property
     def tricks(self) -> tuple[str, ...]:
-        """What the plan sets, as flags, and settings of the allocator."""
+        """What the plan sets, as flags."""
         default = TrainingPlan(model=self.plan.model)
-        names = [
+        names = (
             as_flags({name: getattr(self.plan, name)})
             for name in TRICKS
             if getattr(self.plan, name) != getattr(default, name)
-        ]
-        return (*names, *filter(None, [self.allocator])) or (PLAIN,)
+        )
+        return tuple(names) or (PLAIN,)
 
     def error_fraction(self, term: str) -> float | None:
         """Of a peak, of that peak; of a component, of the allocated peak."""

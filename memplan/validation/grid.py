@@ -3,6 +3,7 @@
     profiles/grid/axes.toml        what is varied, family by family
     profiles/grid/plans.jsonl      the plans that were drawn from it, one a line
     profiles/grid/rehearsed.jsonl  what each took on a virtual card, one record a line
+    profiles/grid/expandable.jsonl the same of every fourth, with segments that grow
 
 `scripts/grid` draws and rehearses. A plan that was drawn once stays what it is: what is
 kept of it is kept under its name.
@@ -32,7 +33,10 @@ MOST_DRAWS = 1000
 """Of one plan; more, and the axes leave nothing that can be run."""
 WITHOUT_LIMIT_BYTES = 4096 * GiB
 """Of every card: the question is what a plan needs."""
-PLANS, REHEARSED = "plans.jsonl", "rehearsed.jsonl"
+PLANS, REHEARSED, EXPANDABLE = "plans.jsonl", "rehearsed.jsonl", "expandable.jsonl"
+GROWING = "expandable_segments:True"
+ONE_IN = 4
+"""Of the plans, rehearsed with segments that grow too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +60,36 @@ def grid() -> tuple[Planned, ...]:
     return tuple(_planned(json.loads(line)) for line in _lines(PLANS))
 
 
+def growing() -> tuple[Planned, ...]:
+    """Some plans of the grid, with segments that grow in place."""
+    return tuple(
+        Planned(planned.name, replace(planned.plan, alloc_conf=GROWING))
+        for planned in grid()[::ONE_IN]
+    )
+
+
 def rehearsed() -> Found:
-    """What is kept of the plans of the grid, in the order in which they were run."""
-    file = _folder() / REHEARSED
+    """What is kept of all these plans, in the order in which they were run."""
     return Found(
-        records=tuple((file, record_of(line, file)) for line in _lines(REHEARSED))
+        records=tuple(
+            (_folder() / name, record_of(line, _folder() / name))
+            for name in (REHEARSED, EXPANDABLE)
+            for line in _lines(name)
+        )
     )
 
 
 def missing() -> tuple[Planned, ...]:
     """The plans of which nothing is kept, families in turn."""
-    kept = {record.entry for _, record in rehearsed().records}
-    ahead = [planned for planned in grid() if planned.name not in kept]
-    return tuple(sorted(ahead, key=lambda planned: planned.number))
+    kept = {(record.entry, record.plan.alloc_conf) for _, record in rehearsed().records}
+    ahead = [
+        planned
+        for planned in (*grid(), *growing())
+        if (planned.name, planned.plan.alloc_conf) not in kept
+    ]
+    return tuple(
+        sorted(ahead, key=lambda one: (one.plan.alloc_conf is not None, one.number))
+    )
 
 
 def rehearsed_now(planned: Planned) -> Record:
@@ -89,7 +110,8 @@ def rehearsed_now(planned: Planned) -> Record:
 
 def keep(record: Record) -> None:
     """Add a record to those that are kept."""
-    with (_folder() / REHEARSED).open("a", encoding="utf-8") as file:
+    name = REHEARSED if record.plan.alloc_conf is None else EXPANDABLE
+    with (_folder() / name).open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(record)) + "\n")
 
 

@@ -1,11 +1,11 @@
 """Today's rehearsal of a plan in a process of its own, kept so that it is made once.
 
     replays = Replays(folder)
-    report = replays.rehearse(plan, allocator="max_split_size_mb:64")
+    report = replays.rehearse(plan)
 
-What is kept is found again by everything that decides it: the plan, the settings of the
-allocator, the versions of the libraries that allocate, and memplan's own code. So a run
-over many plans can be stopped and goes on where it was.
+What is kept is found again by everything that decides it: the plan, the versions of the
+libraries that allocate, and memplan's own code. So a run over many plans can be stopped
+and goes on where it was.
 """
 
 import hashlib
@@ -28,7 +28,6 @@ from memplan.plan import TrainingPlan
 from memplan.report import MemoryReport, from_json, to_json
 from memplan.running.run import ALLOCATOR_SETTINGS
 
-SETTINGS = ALLOCATOR_SETTINGS[0]
 FITS, DOES_NOT_FIT = 0, 1
 LIBRARIES = (
     "accelerate",
@@ -55,17 +54,17 @@ class Replays:
 
     folder: Path
 
-    def rehearse(self, plan: TrainingPlan, allocator: str = "") -> MemoryReport:
-        """What a plan takes on the virtual card, with these settings of the allocator.
+    def rehearse(self, plan: TrainingPlan) -> MemoryReport:
+        """What a plan takes on the virtual card.
 
         Raises:
             MemplanError: it cannot be rehearsed, or not here.
         """
         words = command_words(plan, "rehearse")
-        file = self.folder / f"{_key(words, allocator)}.json"
+        file = self.folder / f"{_key(words)}.json"
         with suppress(OSError, MemplanError):  # made anew where it is not there, or cut
             return from_json(file.read_bytes())
-        report = rehearsed_apart(plan, allocator)
+        report = rehearsed_apart(plan)
         with suppress(OSError):  # a folder that cannot be written costs the next run
             file.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(file, overwrite=True) as kept:
@@ -81,22 +80,16 @@ def replays_folder() -> Path:
     return Path(base).expanduser().absolute() / "memplan" / "rehearsals"
 
 
-def as_command(words: list[str], allocator: str = "") -> str:
-    """What to type, with the allocator's settings before it."""
-    line = shlex.join(words)
-    return f"{SETTINGS}={shlex.quote(allocator)} {line}" if allocator else line
-
-
-def rehearsed_apart(plan: TrainingPlan, allocator: str = "") -> MemoryReport:
+def rehearsed_apart(plan: TrainingPlan) -> MemoryReport:
     """What `memplan rehearse` prints in a process of its own; the rest is not shown.
+
+    Settings of the allocator are those of the plan, and none of the environment.
 
     Raises:
         ProgramError: it cannot be rehearsed, or not here.
     """
     words = command_words(plan, "rehearse")
     environ = {k: v for k, v in os.environ.items() if k not in ALLOCATOR_SETTINGS}
-    if allocator:
-        environ[SETTINGS] = allocator
     done = subprocess.run(
         [sys.executable, "-m", *words, "--json"],
         capture_output=True,
@@ -107,11 +100,11 @@ def rehearsed_apart(plan: TrainingPlan, allocator: str = "") -> MemoryReport:
         return from_json(done.stdout)
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     why = said[-1].removeprefix("error: ") if said else f"exit code {done.returncode}"
-    raise ProgramError(why, hint=f"Try it: {as_command(words, allocator)}")
+    raise ProgramError(why, hint=f"Try it: {shlex.join(words)}")
 
 
-def _key(words: list[str], allocator: str) -> str:
-    decides = [words, allocator, _versions(), _code()]
+def _key(words: list[str]) -> str:
+    decides = [words, _versions(), _code()]
     return hashlib.sha256(json.dumps(decides).encode("utf-8")).hexdigest()[:32]
 
 

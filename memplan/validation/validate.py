@@ -30,8 +30,7 @@ UNUSABLE = {"failed": "it failed", "timeout": "it took too long and was stopped"
 """Ends of which nothing can be said."""
 
 Say = Callable[[str], None]
-Rehearse = Callable[[TrainingPlan, str], MemoryReport]
-"""Of a plan, with settings of the allocator."""
+Rehearse = Callable[[TrainingPlan], MemoryReport]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +67,20 @@ class Validation:
             name: tuple(case for case in self.of(engine) if name in case.tricks)
             for name in sorted(names, key=lambda name: (name != PLAIN, name))
         }
+
+    def by_kind(self, engine: Engine) -> dict[str, tuple[Case, ...]]:
+        """The cases of each class of plans that bands are made of."""
+        kinds = {case.kind for case in self.of(engine) if case.kind is not None}
+        return {
+            kind: tuple(case for case in self.of(engine) if case.kind == kind)
+            for kind in sorted(kinds)
+        }
+
+    def phase_rate(self, engine: Engine) -> float | None:
+        """The part of the cases whose phase of the peak was named rightly."""
+        named = [case.names_phase for case in self.of(engine)]
+        known = [is_right for is_right in named if is_right is not None]
+        return sum(known) / len(known) if known else None
 
     @property
     def lowest_fraction(self) -> float:
@@ -159,7 +172,6 @@ def _case(
         MemplanError: the plan cannot be predicted, or not here.
     """
     assert record.report is not None
-    settings = _settings(record.report)
     plan = _plan_on_its_card(record.plan, record.report)
     if engine == "estimated":
         torch = ".".join(record.report.device.torch.split("+")[0].split(".")[:2])
@@ -167,7 +179,7 @@ def _case(
         predicted = estimate(plan)
     else:
         assert rehearse is not None
-        predicted = rehearse(plan, settings)
+        predicted = rehearse(plan)
     difference = diff(record.report, predicted)
     has_peaks = record.ended == "finished" and not difference.without_peak
     return Case(
@@ -176,14 +188,13 @@ def _case(
         measured_at=record.measured_at,
         engine=engine,
         plan=plan,
-        allocator=settings,
         verdict=_verdict(record, predicted),
         difference=difference if has_peaks else None,
     )
 
 
 def _plan_on_its_card(plan: TrainingPlan, report: MemoryReport) -> TrainingPlan:
-    """The plan with the size and the context that the run had.
+    """The plan with the size, the context and the allocator that the run had.
 
     Raises:
         UnknownNameError: the catalogue does not know the card.
@@ -196,15 +207,16 @@ def _plan_on_its_card(plan: TrainingPlan, report: MemoryReport) -> TrainingPlan:
         gpu=gpu.slug,
         gpu_memory_bytes=None if is_of_catalogue else device.total_bytes,
         context_bytes=device.context_bytes,
+        alloc_conf=_settings(report),
         torch=None,
     )
 
 
-def _settings(report: MemoryReport) -> str:
-    """Of the allocator; empty for the default ones."""
+def _settings(report: MemoryReport) -> str | None:
+    """Of the allocator; None for the default ones."""
     allocator = report.device.allocator
     if allocator == DEFAULT_ALLOCATOR:
-        return ""
+        return None
     return allocator.removeprefix(ALLOCATOR_PREFIX)
 
 

@@ -6,7 +6,7 @@ A picture is SVG, made by kaleido in a browser of the Chrome family. Both are ex
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,11 @@ INSTALL = "pip install 'memplan[images]'"
 WIDTH = 760
 ROW_HEIGHT = 22
 FRAME_HEIGHT = 150
-MOST_ROWS = 40
+MOST_ROWS = 30
+MOST_POINTS = 100
+"""Of a row, each drawn beside its box; of more the outliers alone."""
+LEAST_ERROR = 1e-4
+"""A hundredth of a percent: where the axis of errors begins."""
 COLOURS: dict[str, str] = {
     "measured": "#222222",
     "estimated": "#0072b2",
@@ -34,6 +38,10 @@ SYMBOLS = {
     "estimated": "circle-open",
     "rehearsed": "diamond-open",
 }
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#222222")
+MARKERS = ("circle", "diamond", "square", "cross", "x", "triangle-up", "star")
+PLOT_ROWS = 14
+"""The height of a plot without rows of its own."""
 MADE_UP = re.compile(r"(?:defs-|clip|trace|legend)([0-9a-f]{6})")
 """Names by chance, in what plotly draws."""
 
@@ -67,13 +75,34 @@ def problem() -> str | None:
     return None
 
 
-def pictures_of(validation: Validation) -> Iterator[Picture]:
-    """The peaks side by side, errors by component, errors by what plans set."""
+def pictures_of(validation: Validation, prefix: str = "") -> Iterator[Picture]:
+    """All errors at once, the worst peaks side by side, and errors by what they are of.
+
+    Args:
+        prefix: of the names, where one page shows two validations.
+    """
+    for picture in _pictures_of(validation):
+        yield replace(picture, name=f"{prefix}{picture.name}")
+
+
+def _pictures_of(validation: Validation) -> Iterator[Picture]:
     if not any(case.difference for case in validation.cases):
         return
     yield Picture(
+        name="errors",
+        title="Error of the allocated peak, by its size",
+        alternative=_errors_text(validation),
+        draw=lambda: _by_size(validation),
+    )
+    yield Picture(
+        name="within",
+        title="How many plans are within which error",
+        alternative=_within_text(validation),
+        draw=lambda: _within(validation),
+    )
+    yield Picture(
         name="peaks",
-        title=f"Allocated peak, predicted and {validation.reference}",
+        title=f"Allocated peak, predicted and {validation.reference}, worst first",
         alternative=_peaks_text(validation),
         draw=lambda: _peaks(validation),
     )
@@ -116,6 +145,13 @@ def shown_cases(cases: Sequence[Case]) -> tuple[Case, ...]:
     return tuple(case for case in cases if case.difference is not None)[:MOST_ROWS]
 
 
+def shown_tricks(validation: Validation, engine: Engine) -> dict[str, Sequence[Case]]:
+    """Those that fit a picture: what most plans set."""
+    found = validation.by_trick(engine)
+    most = sorted(found, key=lambda name: len(found[name]), reverse=True)[:MOST_ROWS]
+    return {name: cases for name, cases in found.items() if name in most}
+
+
 def _settled(svg: str) -> str:
     """Without the names that plotly makes up by chance."""
     names = {name: n for n, name in enumerate(dict.fromkeys(MADE_UP.findall(svg)))}
@@ -151,6 +187,59 @@ def _peaks(validation: Validation) -> "go.Figure":
     return figure
 
 
+def _by_size(validation: Validation) -> "go.Figure":
+    """A point a plan, told apart by class."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    kinds = {case.kind for case in validation.cases if case.kind is not None}
+    for number, kind in enumerate(sorted(kinds)):
+        cases = [case for case in validation.cases if case.kind == kind]
+        figure.add_scatter(
+            x=[_gib(case, "a") for case in cases],
+            y=_errors(cases, "allocated"),
+            mode="markers",
+            name=kind,
+            marker={
+                "color": PALETTE[number % len(PALETTE)],
+                "symbol": MARKERS[number % len(MARKERS)],
+                "size": 6,
+                "opacity": 0.75,
+            },
+        )
+    _lay_out(figure, PLOT_ROWS, f"GiB allocated at the peak, {validation.reference}")
+    figure.update_layout(legend={"y": -0.2, "yanchor": "top"})
+    figure.update_xaxes(type="log", tickformat="~g")
+    figure.update_yaxes(
+        title={"text": "error"},
+        tickformat="+.1%",
+        zeroline=True,
+        zerolinecolor="#222222",
+    )
+    return figure
+
+
+def _within(validation: Validation) -> "go.Figure":
+    """The part of the plans whose error is no larger, over all sizes of errors."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for engine in validation.engines:
+        errors = sorted(map(abs, _errors(validation.of(engine), "allocated")))
+        figure.add_scatter(
+            x=[max(error, LEAST_ERROR) for error in errors],
+            y=[number / len(errors) for number in range(1, len(errors) + 1)],
+            mode="lines",
+            name=engine,
+            line={"color": COLOURS[engine], "shape": "hv"},
+        )
+    _lay_out(figure, PLOT_ROWS, "size of the error of the allocated peak")
+    figure.update_layout(showlegend=True)
+    figure.update_xaxes(type="log", tickformat="~%", dtick=1)
+    figure.update_yaxes(title={"text": "part of the plans"}, tickformat=".0%")
+    return figure
+
+
 def _dots(
     figure: "go.Figure", kind: str, cases: Sequence[Case], side: str, name: str = ""
 ) -> None:
@@ -183,7 +272,7 @@ def _settings(validation: Validation) -> "go.Figure":
     rows: Points = {
         engine: [
             (_as_label(name), _errors(cases, "allocated"))
-            for name, cases in validation.by_trick(engine).items()
+            for name, cases in shown_tricks(validation, engine).items()
         ]
         for engine in validation.engines
     }
@@ -203,7 +292,7 @@ def _spread(rows: Points, title: str) -> "go.Figure":
             y=[name for name, _ in points],
             name=engine,
             orientation="h",
-            boxpoints="all",
+            boxpoints="all" if len(points) <= MOST_POINTS else "outliers",
             jitter=0.4,
             pointpos=0,
             marker={"color": COLOURS[engine], "size": 5},
@@ -250,19 +339,42 @@ def _errors(cases: Sequence[Case], term: str) -> list[float]:
     return [error for error in found if error is not None]
 
 
-def _peaks_text(validation: Validation) -> str:
+def _errors_text(validation: Validation) -> str:
+    sizes = [_gib(case, "a") for case in validation.cases if case.difference]
+    return (
+        f"Scatter plot of the error of {len(sizes)} predictions over the allocated "
+        f"peak, from {min(sizes):.1f} to {max(sizes):.1f} GiB. "
+        f"{'; '.join(_peak_texts(validation))}."
+    )
+
+
+def _within_text(validation: Validation) -> str:
     said = []
     for engine in validation.engines:
         errors = validation.errors(engine, "allocated")
         if errors is not None:
             said.append(
+                f"{engine}: half of the plans within {errors.median_fraction:.2%}, 95% "
+                f"within {errors.ninety_fifth_fraction:.2%}"
+            )
+    return f"Cumulative distribution of the sizes of errors. {'; '.join(said)}."
+
+
+def _peaks_text(validation: Validation) -> str:
+    return (
+        f"Dumbbell plot of the allocated peak of each plan, {validation.reference} and "
+        f"predicted. {'; '.join(_peak_texts(validation))}."
+    )
+
+
+def _peak_texts(validation: Validation) -> Iterator[str]:
+    for engine in validation.engines:
+        errors = validation.errors(engine, "allocated")
+        if errors is not None:
+            yield (
                 f"{engine}: {errors.num_cases} plans, median error "
                 f"{errors.median_fraction:.2%}, worst {signed(errors.worst_fraction)}"
             )
-    return (
-        f"Dumbbell plot of the allocated peak of each plan, {validation.reference} and "
-        f"predicted. {'; '.join(said)}."
-    )
 
 
 def _rows_text(
@@ -278,4 +390,4 @@ def _rows_text(
             said.append(
                 f"{engine}: the largest is {signed(errors.worst_fraction)}, of {name}"
             )
-    return f"Box plot of errors by {what}, a point a plan. {'; '.join(said)}."
+    return f"Box plot of errors by {what}. {'; '.join(said)}."

@@ -68,6 +68,9 @@ def _verdict(report: MemoryReport) -> Text:
     cards = f"{report.num_gpus} x {gpu}" if report.num_gpus > 1 else gpu
     run = f"{report.model.name} on {cards}"
     size = format_gib(abs(report.headroom_bytes))
+    if report.fits_narrowly:
+        spare = f"  {run}: {size} to spare before fragmentation"
+        return Text.assemble(("fits, narrowly", "bold yellow"), spare)
     if report.fits:
         return Text.assemble(("fits", "bold green"), f"  {run}: {size} to spare")
     error = report.out_of_memory
@@ -144,6 +147,7 @@ def _facts(report: MemoryReport) -> RenderableType:
         ("Rate", rates(report.timing)),
         ("Host", host(report)),
         ("Fragmented", _fragmentation(report)),
+        ("Reserved", _reserved(report)),
         ("Allocator", _allocator(report)),
         ("Unowned", _unowned(report)),
         ("Band", [_band(report)] if report.source == "estimated" else []),
@@ -206,6 +210,19 @@ def _fragmentation(report: MemoryReport) -> list[str]:
     share = unused / max(report.peak.reserved_bytes, 1)
     return [
         f"{format_gib(unused)} reserved and not allocated at the peak ({share:.0%})"
+    ]
+
+
+def _reserved(report: MemoryReport) -> list[str]:
+    """What an estimate expects with fragmentation."""
+    reserved = report.reserved
+    if reserved is None:
+        return []
+    return [
+        f"likely {format_gib(reserved.likely_bytes)}, and "
+        f"{format_gib(reserved.low_bytes)} to {format_gib(reserved.high_bytes)}, of "
+        "which PyTorch gives unused segments back before it runs out of memory: "
+        f"{reserved.basis}"
     ]
 
 

@@ -1,6 +1,6 @@
 """How far predictions were from records: tables, the worst cases, what was skipped."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -37,8 +37,9 @@ def render_validation(validation: Validation) -> RenderableType:
         parts.append(Text(heading_of(validation), "bold"))
         for engine in validation.engines:
             parts += _of_engine(validation, engine)
-        lines = [fits_line(validation, engine) for engine in validation.engines]
-        parts += [Text(""), labelled(("Fits", lines))]
+        fits = [fits_line(validation, engine) for engine in validation.engines]
+        phases = [phase_line(validation, engine) for engine in validation.engines]
+        parts += [Text(""), labelled(("Fits", fits), ("Phase", phases))]
         parts += _worst(validation)
     else:
         parts.append(Text(NOTHING[validation.reference]))
@@ -70,6 +71,19 @@ def fits_line(validation: Validation, engine: Engine) -> str:
     )
 
 
+def phase_line(validation: Validation, engine: Engine) -> str:
+    """How often the phase of the peak was named rightly, and what was said instead."""
+    named = [case.names_phase for case in validation.of(engine)]
+    right, wrong = named.count(True), named.count(False)
+    rate = validation.phase_rate(engine)
+    if rate is None:
+        return f"{engine}: no case has a peak"
+    return (
+        f"{engine}: of {right + wrong} peaks, the phase of {right} was named rightly "
+        f"({rate:.1%})"
+    )
+
+
 def peak_rows(validation: Validation, engine: Engine) -> list[Row]:
     """Allocated, reserved, and on the device."""
     return _rows(validation, engine, PEAKS)
@@ -80,13 +94,14 @@ def component_rows(validation: Validation, engine: Engine) -> list[Row]:
     return _rows(validation, engine, COMPONENTS)
 
 
+def kind_rows(validation: Validation, engine: Engine) -> list[Row]:
+    """The allocated peak by the class of plans."""
+    return _grouped(validation.by_kind(engine))
+
+
 def trick_rows(validation: Validation, engine: Engine) -> list[Row]:
     """The allocated peak by what the plans set."""
-    found = [
-        (trick, errors_of(cases, "allocated"))
-        for trick, cases in validation.by_trick(engine).items()
-    ]
-    return [(trick, errors) for trick, errors in found if errors is not None]
+    return _grouped(validation.by_trick(engine))
 
 
 def cells_of(errors: Errors) -> tuple[str, ...]:
@@ -138,11 +153,15 @@ def as_data(validation: Validation) -> dict[str, Any]:
             }
             for engine in validation.engines
         },
+        "phase_rate": {
+            engine: validation.phase_rate(engine) for engine in validation.engines
+        },
+        "by_class": {
+            engine: _rows_data(kind_rows(validation, engine))
+            for engine in validation.engines
+        },
         "by_trick": {
-            engine: {
-                trick: _errors_data(errors_of(cases, "allocated"))
-                for trick, cases in validation.by_trick(engine).items()
-            }
+            engine: _rows_data(trick_rows(validation, engine))
             for engine in validation.engines
         },
         "cases": [_case_data(case) for case in validation.worst_first()],
@@ -153,12 +172,21 @@ def as_data(validation: Validation) -> dict[str, Any]:
     }
 
 
+def _grouped(groups: Mapping[str, Sequence[Case]]) -> list[Row]:
+    found = [(name, errors_of(cases, "allocated")) for name, cases in groups.items()]
+    return [(name, errors) for name, errors in found if errors is not None]
+
+
 def _rows(validation: Validation, engine: Engine, terms: Sequence[str]) -> list[Row]:
     """Those that there are cases for."""
     found = [
         (term.replace("_", " "), validation.errors(engine, term)) for term in terms
     ]
     return [(name, errors) for name, errors in found if errors is not None]
+
+
+def _rows_data(rows: Sequence[Row]) -> dict[str, Any]:
+    return {name: _errors_data(errors) for name, errors in rows}
 
 
 def _errors_data(errors: Errors | None) -> dict[str, Any] | None:
@@ -173,6 +201,8 @@ def _case_data(case: Case) -> dict[str, Any]:
         "engine": case.engine,
         "gpu": case.plan.gpu,
         "verdict": case.verdict,
+        "class": case.kind,
+        "names_phase": case.names_phase,
         "errors": {term: case.error_fraction(term) for term in (*PEAKS, *COMPONENTS)},
         "tricks": list(case.tricks),
         "command": case.command,
@@ -191,7 +221,9 @@ def _of_engine(validation: Validation, engine: Engine) -> list[RenderableType]:
         Text(""),
         _table("components, of the allocated peak", components),
     ]
-    tricks = trick_rows(validation, engine)
+    kinds, tricks = kind_rows(validation, engine), trick_rows(validation, engine)
+    if len(kinds) > 1:
+        parts += [Text(""), _table("allocated peak, by class of plans", kinds)]
     if len(tricks) > 1:
         parts += [Text(""), _table("allocated peak, by what plans set", tricks)]
     return parts

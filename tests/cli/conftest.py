@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+from settled_bands import settle
 from typer.testing import CliRunner
 
 
@@ -20,7 +21,11 @@ class Outcome:
 
 @pytest.fixture
 def memplan(monkeypatch):
-    """Run the command line in this process, 80 columns wide and without colour."""
+    """Run the command line in this process, 80 columns wide and without colour.
+
+    Bands are settled, so that what is printed changes with formulas alone.
+    """
+    settle(monkeypatch)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -3,6 +3,7 @@
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -13,8 +14,17 @@ from memplan.estimating.accuracy import accuracy
 from memplan.validation.records import Found, measured_folder, records_under
 from memplan.validation.replay import Replays, replays_folder
 from memplan.validation.validate import validate
-from memplan.views.accuracy_page import NAMES, NO_PICTURE, page_of, write_page
+from memplan.views.accuracy_page import (
+    GRID,
+    KINDS_OF_PICTURE,
+    NAMES,
+    NO_PICTURE,
+    OF_THE_GRID,
+    page_of,
+    write_page,
+)
 from memplan.views.pictures import (
+    MOST_ROWS,
     Picture,
     PictureError,
     as_svg,
@@ -38,7 +48,7 @@ def validation(tmp_path_factory):
     (folder / "cut_[x](y)|.json").write_text("{")
     return validate(
         records_under(folder),
-        rehearse=lambda plan, allocator: record_of(plan, source="rehearsed").report,
+        rehearse=lambda plan: record_of(plan, source="rehearsed").report,
     )
 
 
@@ -50,25 +60,48 @@ def without_pictures(monkeypatch):
 
 
 def test_the_page_of_the_tree_is_what_is_written_today():
+    """But for the grid: `scripts/accuracy` holds it against the formulas of its day."""
     folder = measured_folder()
     found = records_under(folder) if folder.is_dir() else Found()
     drawn = [name for name in NAMES if (DOCS / "accuracy" / f"{name}.svg").is_file()]
     text = (DOCS / "accuracy.md").read_text(encoding="utf-8")
-    has_rehearsals = "\n- rehearsed: " in text
+    before, grid, after = re.split(rf"(?s){GRID}(?=\n)(.*?)(?=## How to read)", text)
+    has_rehearsals = "\n- rehearsed: " in before
     rehearse = Replays(replays_folder()).rehearse if has_rehearsals else None
-    assert text == page_of(validate(found, rehearse=rehearse), drawn, "accuracy")
+    today = page_of(validate(found, rehearse=rehearse), drawn, "accuracy")
+    assert before + after == today
+    pictures = re.findall(r"\]\(accuracy/(.*?)\.svg\)", grid)
+    assert pictures == [f"{OF_THE_GRID}{kind}" for kind in KINDS_OF_PICTURE]
+    assert set(pictures) <= set(drawn)
+    assert f"The {MOST_ROWS} furthest off" in grid
 
 
 def test_without_records_it_says_so_and_calls_nothing_measured():
     text = page_of(validate(Found()), (), "accuracy")
     assert "**Nothing here is measured.** No run on a real card" in text
-    for what, generates in (("training steps", False), ("evaluations on MME", True)):
-        seen = accuracy(generates=generates)
-        versions, day = ", ".join(seen.torch), seen.compared_on
-        assert f"| {what} | {seen.num_plans} | {versions} | {day} |" in text
+    seen = accuracy()
+    assert f"Compared on {seen.compared_on}, of torch {', '.join(seen.torch)}." in text
+    for setting, by_class in seen.classes.items():
+        for name, figures in by_class.items():
+            assert f"| {name} | {figures.num_plans} | " in text
+        tested = seen.left_out[setting]
+        within = f"{tested.allocated_within_fraction:.1%} of {tested.num_plans} alloc"
+        assert within in " ".join(text.split())
     assert "rehearsals, not measurements" in " ".join(text.split())
     assert "Measured records" not in text
     assert NO_PICTURE not in text
+    assert GRID not in text
+
+
+def test_the_grid_stands_beside_the_records(validation):
+    text = page_of(validation, NAMES, "accuracy", grid=validation)
+    assert text.count("### Error by component") == 2
+    assert "](accuracy/errors.svg)" in text
+    assert "](accuracy/grid-errors.svg)" in text
+    assert text.index("## Measured records") < text.index(GRID)
+    # Each case with what makes it again, in both.
+    for case in validation.cases:
+        assert text.count(f"`{case.command}`") == 2
 
 
 def test_every_picture_has_its_table_below_it(validation):
@@ -83,17 +116,19 @@ def test_every_picture_has_its_table_below_it(validation):
 
 
 def test_alternative_texts_say_what_is_to_be_seen(validation):
-    peaks, components, settings = pictures_of(validation)
+    errors, within, peaks, components, settings = pictures_of(validation)
+    assert "of 6 predictions over the allocated peak" in errors.alternative
+    assert "estimated: half of the plans within 3.09%" in within.alternative
     assert "estimated: 3 plans, median error 3.09%, worst -7.41%" in peaks.alternative
     assert "rehearsed: 3 plans" in peaks.alternative
-    assert "the largest is -2.94%, of optimizer states" in components.alternative
+    assert re.search(r"is -2\.\d+%, of optimizer states", components.alternative)
     assert "--activation-checkpointing full" in settings.alternative
 
 
 def test_tables_have_the_same_number_of_cells_in_every_row(validation):
     text = page_of(validation, (), "accuracy")
     tables = re.findall(r"(?:^\|.*\n)+", text, re.M)
-    assert len(tables) == 6
+    assert len(tables) >= 8
     for table in tables:
         rows = re.sub(r"\\\\|\\\|", "", table).splitlines()
         assert len({row.count("|") for row in rows}) == 1
@@ -118,7 +153,7 @@ def test_without_the_extra_the_tables_stand_alone(validation, tmp_path, monkeypa
     [said] = write_page(validation, tmp_path / "accuracy.md")
     assert "pip install 'memplan[images]'" in said
     text = (tmp_path / "accuracy.md").read_text()
-    assert text.count(NO_PICTURE) == 3
+    assert text.count(NO_PICTURE) == 5
     assert ".svg" not in text
     assert not old.exists()
 
@@ -193,10 +228,31 @@ def test_every_error_is_a_point(figures, validation):
     assert rehearsed.boxpoints == "all"
 
 
+def test_every_prediction_is_a_point_of_its_class(figures, validation):
+    traces = {trace.name: trace for trace in figures["errors"].data}
+    assert sum(len(trace.x) for trace in traces.values()) == 6
+    assert set(traces) == {case.kind for case in validation.cases if case.kind}
+
+
+def test_a_distribution_rises_to_all_plans(figures):
+    for trace in figures["within"].data:
+        assert list(trace.y) == [1 / 3, 2 / 3, 1]
+        assert list(trace.x) == sorted(trace.x)
+
+
+def test_of_many_points_the_outliers_alone_are_drawn(validation):
+    pytest.importorskip("plotly", reason="the extra `images` is not installed")
+    many = replace(validation, cases=validation.cases * 40)
+    figures = {picture.name: picture.draw() for picture in pictures_of(many)}
+    assert figures["components"].data[0].boxpoints == "outliers"
+    dots = [t for t in figures["peaks"].data if t.mode == "markers"]
+    assert len(dots[-1].x) == MOST_ROWS
+
+
 def test_labels_are_no_html(tmp_path):
     pytest.importorskip("plotly", reason="the extra `images` is not installed")
     keep(tmp_path, **{"<b>x": record_of(plan_of())})
-    peaks, *_ = pictures_of(validate(records_under(tmp_path)))
+    _, _, peaks, *_ = pictures_of(validate(records_under(tmp_path)))
     assert peaks.draw().data[0].y[0] == "&lt;b&gt;x, rtx-4090"
 
 
@@ -208,11 +264,11 @@ def test_pictures_stand_still_and_are_the_same_each_time(validation, tmp_path):
     said = list(write_page(validation, tmp_path / "accuracy.md"))
     assert said == []
     text = (tmp_path / "accuracy.md").read_text()
-    for name in NAMES:
+    for name in KINDS_OF_PICTURE:
         svg = (tmp_path / "accuracy" / f"{name}.svg").read_text()
         root = ElementTree.fromstring(svg)
         assert root.tag.endswith("svg")
         assert not re.search(r"<script|href=\"http", svg)
         assert f"](accuracy/{name}.svg)" in text
-    peaks = next(iter(pictures_of(validation)))
-    assert as_svg(peaks) == (tmp_path / "accuracy" / "peaks.svg").read_text()
+    errors = next(iter(pictures_of(validation)))
+    assert as_svg(errors) == (tmp_path / "accuracy" / "errors.svg").read_text()
