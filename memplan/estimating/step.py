@@ -10,6 +10,7 @@ from memplan.formulas.allocator import block_bytes
 from memplan.formulas.backward import run_backward
 from memplan.formulas.ddp import Ddp, ZeroRedundancy
 from memplan.formulas.deepspeed import DeepSpeed
+from memplan.formulas.deepspeed_step import Stage3
 from memplan.formulas.fsdp2 import Fsdp2
 from memplan.formulas.optimizer_step import (
     clip_tensors,
@@ -142,6 +143,10 @@ def trace_step(
     )
     gradients_exist = plan.gradient_accumulation_steps > 1
     tape.gathering = sharder.gathering(gradients_exist)
+    if isinstance(tape.gathering, Stage3):
+        # DeepSpeed gathers in the order that an earlier step has shown.
+        earlier = Tape(tape.policy, tape.setting, tape.gathering.recorder)
+        model.family.forward(earlier, model.config, batch)
     if plan.generates:
         with tape.no_grad():
             model.family.forward(tape, model.config, batch)

@@ -10,11 +10,11 @@ a step is in `deepspeed_step`.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from memplan.formulas.deepspeed_prefetch import is_persistent
 from memplan.formulas.deepspeed_step import (
     REDUCE_BUCKET_ELEMENTS,
     Stage1And2,
     Stage3,
-    is_persistent,
 )
 from memplan.formulas.gathering import Gathering
 from memplan.formulas.parameters import Parameter

@@ -4,15 +4,16 @@ Sources: DeepSpeed 0.19, `runtime/zero/stage_1_and_2.py`, `stage3.py`,
 `partitioned_param_coordinator.py` and `config.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from memplan.formulas.allocator import block_bytes
+from memplan.formulas.deepspeed_prefetch import Recorder, Run, Schedule, schedule_of
 from memplan.formulas.gathering import GATHERED, Layer, NoGathering
 from memplan.formulas.ledger import gradients, partition
 from memplan.formulas.parameters import Parameter
-from memplan.formulas.sharding import item_bytes, total_elements, trained
+from memplan.formulas.sharding import item_bytes, trained
 from memplan.formulas.tape import Tape
 from memplan.formulas.trace import Totals
 
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 
 REDUCE_BUCKET_ELEMENTS = 500_000_000
 """reduce_bucket_size: gradients are copied into a buffer of so many elements."""
-PERSISTENT_ELEMENTS = 100_000
-"""stage3_param_persistence_threshold: smaller parameters are never partitioned away."""
-MAX_LIVE_ELEMENTS = 1_000_000_000
-"""stage3_max_live_parameters: no more weights are gathered ahead."""
 
 BUCKET = "bucket that gradients are copied into"
 COPY = "the reduction of a full bucket"
@@ -214,59 +211,60 @@ class Stage1And2(NoGathering):
 
 @dataclass(slots=True)
 class Stage3(NoGathering):
-    """Weights gathered ahead of their use, as many as may be live at once.
+    """Weights gathered ahead of their use, as `deepspeed_prefetch` plays it.
 
-    Before each module runs, a few of the weights that come next are gathered, until
-    there are as many as may be live; in the backward pass each is let go after its
-    module. So the most that are to come are there, forward and backward. Gradients go
-    through a bucket into a partition; both stand still.
+    Gradients go through a bucket into a partition; both stand still.
     """
 
     keeps_gradients: bool = False
     is_even = False
+    recorder: Recorder = field(default_factory=Recorder)
+    """Of an earlier step."""
+    schedule: Schedule | None = None
+    position: int = 0
+    """Runs of the schedule that have gone forward, and not yet backward."""
     bucket: Bucket = field(default_factory=Bucket)
-    outside: set[str] = field(default_factory=set)
-    """Weights outside the layers that have been used."""
-    first: int = 0
-    """Elements of the weight that is used first."""
-    largest: int = 0
-    """Elements of the largest weight of a layer."""
-    used: int = 0
-    """Elements of the weights used so far; in the backward pass, of those to come."""
-    ends: dict[Layer, int] = field(default_factory=dict)
-    """Elements used when layers have run forward."""
     held_bytes: int = 0
     in_layers: bool = False
     copies: list[int] = field(default_factory=list)
     """The highest level of each layer with a copy of the bucket, the last one first."""
 
     def use_weight(self, tape: Tape, parameter: Parameter) -> None:
-        if not is_persistent(parameter) and parameter.name not in self.outside:
-            self.outside.add(parameter.name)
+        run = self._runs(tape)[self.position]
+        self.position += 1
+        if run.forward:
             self.bucket.item_bytes = item_bytes(parameter)
-            self.first = self.first or parameter.num_elements
-            self._hold(tape, self.used + parameter.num_elements)
+            self._hold(tape, run.forward[0])
+
+    def enter_layers(self, tape: Tape, layer: Layer, count: int) -> None:
+        if not layer.is_nested and layer.parameters:
+            self._runs(tape)
+            self.bucket.item_bytes = item_bytes(layer.parameters[0])
 
     def beside_forward(
         self, layer: Layer, index: int, count: int, peak_bytes: int
     ) -> int:
         if layer.is_nested:
             return 0
-        self.largest = max((p.num_elements for p in layer.parameters), default=0)
-        to_come = self.used + count * _elements(layer)
-        return self._live_bytes(to_come) - self.held_bytes
+        return self._beside(self._run().forward[index])
 
     def leave_layers(self, tape: Tape, layer: Layer, count: int) -> None:
         if not layer.is_nested:
-            self._hold(tape, self.used + count * _elements(layer))
-            self.ends[layer] = self.used
+            self._hold(tape, self._run().forward[-1][-1:])
+            self.position += 1
+
+    def begin_backward(self, tape: Tape) -> None:
+        self._hold_next(tape)
 
     def enter_layers_backward(self, tape: Tape, layer: Layer, count: int) -> None:
         """What came after these layers has been let go."""
         if layer.is_nested:
             self.bucket.enter_group(tape.live.block_bytes)
             return
-        self._hold(tape, self.ends[layer])
+        self.position -= 1
+        while self._run().what != layer:
+            self.position -= 1
+        self._hold(tape, self._run().backward_calls[-1][:1])
         self.in_layers, self.bucket.arrivals = True, []
 
     def receive_gradient(self, tape: Tape, parameter: Parameter) -> None:
@@ -279,7 +277,7 @@ class Stage3(NoGathering):
     def beside_backward(
         self, layer: Layer, index: int, count: int, peak_bytes: int
     ) -> int:
-        """Fewer weights to come, and a full bucket's copy where it falls.
+        """Weights there, and a full bucket's copy where it falls.
 
         Called for the first layers first: the bucket fills the other way round.
         """
@@ -287,9 +285,8 @@ class Stage3(NoGathering):
             return 0
         if index == 0:
             self.copies = [self.bucket.fill_layer()[0] for _ in range(count)]
-        to_come = self.ends[layer] - (count - 1 - index) * _elements(layer)
-        fewer = self.held_bytes - self._live_bytes(to_come)
-        return max(0, self.copies[count - 1 - index] - peak_bytes) - fewer
+        copied_bytes = max(0, self.copies[count - 1 - index] - peak_bytes)
+        return copied_bytes + self._beside(self._run().backward_calls[index])
 
     def parts_backward(
         self, layer: Layer, index: int, count: int, beside_bytes: int
@@ -301,36 +298,46 @@ class Stage3(NoGathering):
             self.bucket.leave_group(tape.live.block_bytes, count)
             return
         self.in_layers = False
-        self._hold(tape, self.ends[layer] - count * _elements(layer))
+        self._hold_next(tape)
 
     def end_backward(self, tape: Tape) -> None:
         tape.note(self.bucket.filled * self.bucket.item_bytes, COPY)
-        self._hold(tape, 0)
+        tape.grow(-self.held_bytes, GATHERED)
+        self.held_bytes = 0
 
-    def _hold(self, tape: Tape, used: int) -> None:
-        self.used = used
-        size = self._live_bytes(used)
-        tape.grow(size - self.held_bytes, GATHERED)
-        self.held_bytes = size
+    def _runs(self, tape: Tape) -> list[Run]:
+        if self.schedule is None:
+            setting = tape.setting
+            recomputes = setting.checkpointing != "none" and (
+                setting.checkpoint_every == 1
+            )
+            self.schedule = schedule_of(tuple(self.recorder.order), recomputes)
+        return self.schedule.runs
 
-    def _live_bytes(self, to_come: int) -> int:
-        """Up to the limit, and past it by up to one weight: by half of the largest."""
-        if to_come - self.first > MAX_LIVE_ELEMENTS:
-            to_come = min(to_come, MAX_LIVE_ELEMENTS + self.largest // 2)
-        return self.bucket.item_bytes * to_come
+    def _run(self) -> Run:
+        assert self.schedule is not None
+        return self.schedule.runs[self.position]
 
+    def _hold_next(self, tape: Tape) -> None:
+        """What is there when the run before goes backward."""
+        assert self.schedule is not None
+        for run in reversed(self.schedule.runs[: self.position]):
+            if run.backward:
+                return self._hold(tape, run.backward[-1][:1])
 
-def _elements(layer: Layer) -> int:
-    """Elements that come and go."""
-    some = [p for p in layer.parameters if not is_persistent(p)]
-    return total_elements(some)
+    def _hold(self, tape: Tape, calls: Sequence[int]) -> None:
+        beside_bytes = self._beside(calls)
+        tape.grow(beside_bytes, GATHERED)
+        self.held_bytes += beside_bytes
+
+    def _beside(self, calls: Sequence[int]) -> int:
+        """Bytes beyond those that are held; modules without weights change nothing."""
+        assert self.schedule is not None
+        if not calls:
+            return 0
+        return self.bucket.item_bytes * self.schedule.at(calls) - self.held_bytes
 
 
 def gradient_bytes(parameter: Parameter) -> int:
     """Bytes of one gradient, as autograd makes it."""
     return parameter.num_elements * item_bytes(parameter)
-
-
-def is_persistent(parameter: Parameter) -> bool:
-    """Whether stage 3 keeps it whole on every rank."""
-    return parameter.num_elements <= PERSISTENT_ELEMENTS

@@ -180,7 +180,8 @@ def _trace_layers(
     parameters = _parameters_of(t, place, outer_count * count)
     layer = Layer(parameters, is_unit and not is_whole, outer_mode.in_layer)
     t.gathering.enter_layers(t, layer, done)
-    for number in sorted({0, done - 1}):
+    numbers = sorted({0, done - 1}) if t.gathering.is_even else range(done)
+    for number in numbers:
         before = span.leaves.plus(rest, number - 1) if number else Totals()
         beside_bytes = t.gathering.beside_forward(
             layer, number, done, span.peak.at.block_bytes
