@@ -134,7 +134,12 @@ class ZeroRedundancy:
         return self._replicated.buffers(parameters)
 
     def stepped(self, parameters: Sequence[Parameter]) -> list[Parameter]:
-        return self.updated(parameters)
+        """One after the other as they were dealt out: the largest first."""
+        return [
+            one
+            for p in self.updated(parameters)
+            for one in [replace(p, count=1)] * p.count
+        ]
 
     def step_temporaries(
         self, parameters: Sequence[Parameter], own: Tensors
@@ -174,7 +179,7 @@ def largest_share(
     num_ranks: int,
     update_bytes: Callable[[list[Parameter]], int] = total_elements,
 ) -> list[Parameter]:
-    """The tensors of the rank that needs most to update its own."""
+    """The tensors of the rank that needs most to update its own, the largest first."""
     num_ranks = max(min(num_ranks, sum(p.count for p in parameters)), 1)
     loads = [(0, rank) for rank in range(num_ranks)]
     heapify(loads)
@@ -189,7 +194,7 @@ def largest_share(
             heapreplace(loads, (load + num_elements, rank))
             owned[rank][index] = owned[rank].get(index, 0) + 1
     shares = [
-        [replace(parameters[i], count=count) for i, count in sorted(own.items())]
+        [replace(parameters[i], count=count) for i, count in own.items()]
         for own in owned
     ]
     return max(

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 from memplan.formulas.ddp import ZeroRedundancy
-from memplan.formulas.optimizer_step import update_bytes
+from memplan.formulas.optimizer_step import step_tensors, update_bytes
 from memplan.formulas.optimizers import find_optimizer
 from memplan.formulas.parameters import Parameter, Stored
 
@@ -35,6 +35,16 @@ def test_of_equal_shares_the_one_with_a_large_tensor_is_reported():
     # Tensor by tensor, Adam makes two more of the one that it updates.
     parts = weight("layers.*.w", SIZE // 8, count=8)
     assert share("adamw_forloop", parts, weight("table")) == ["table"]
+
+
+def test_tensors_are_stepped_one_by_one_and_the_largest_first():
+    """As they were dealt out (`_partition_parameters`)."""
+    small, large = weight("layers.*.w", 2 * SIZE, count=3), weight("head", 3 * SIZE)
+    stepped = ZeroRedundancy(num_ranks=1).stepped([small, large])
+    assert [p.name for p in stepped] == ["head", *3 * ["layers.*.w"]]
+    # What is left of the one before stands beside two of the next, of 4 bytes each.
+    temporaries = step_tensors(find_optimizer("adamw_forloop"), stepped)
+    assert sum(s * n for s, n in temporaries) == 4 * (3 * SIZE + 2 * 2 * SIZE)
 
 
 def test_more_ranks_than_tensors_take_no_longer():
