@@ -35,8 +35,9 @@ class Bucket:
     item_bytes: int = 2
     filled: int = 0
     """Elements in it."""
-    arrivals: list[tuple[int, int]] = field(default_factory=list)
-    """Gradients of one layer in their order: bytes, and the level of the tape."""
+    arrivals: list[tuple[int, int, int]] = field(default_factory=list)
+    """Gradients of one layer in their order: bytes, the level of the tape, and the
+    highest in that layer so far; 0 in layers within it."""
     groups: list[tuple[int, int]] = field(default_factory=list)
     """Layers within it that are being traced: arrivals before them, and their level."""
 
@@ -50,10 +51,15 @@ class Bucket:
         left_bytes = (level - first_level) // count
         traced = self.arrivals[start:]
         self.arrivals[start:] = [
-            (size_bytes, first_level + number * left_bytes + own_level)
+            (size_bytes, first_level + number * left_bytes + own_level, 0)
             for number in range(count)
-            for size_bytes, own_level in traced
+            for size_bytes, own_level, _ in traced
         ]
+
+    def arrive(self, tape: Tape, parameter: Parameter) -> None:
+        """The layer that is being traced makes a gradient."""
+        level, highest = tape.live.block_bytes, tape.peak.at.block_bytes
+        self.arrivals.append((gradient_bytes(parameter), level, highest))
 
     def fill(self, size_bytes: int) -> int:
         """Bytes of the copy, where a gradient finds no room left."""
@@ -64,13 +70,25 @@ class Bucket:
         return block_bytes(copied * self.item_bytes)
 
     def fill_layer(self) -> tuple[int, int]:
-        """The highest level, copies included, and the bytes of the last copy."""
-        highest = last = 0
-        for size_bytes, level in self.arrivals:
+        """The highest level, copies included, and which gradient is the first copied.
+
+        Without a copy, 0 and -1.
+        """
+        highest, first = 0, -1
+        for number, (size_bytes, level, _) in enumerate(self.arrivals):
             copied_bytes = self.fill(size_bytes)
             if copied_bytes:
-                highest, last = max(highest, level + copied_bytes), copied_bytes
-        return highest, last
+                highest = max(highest, level + copied_bytes)
+                first = number if first < 0 else first
+        return highest, first
+
+    def above(self, peak_bytes: int, number: int, size_bytes: int) -> int:
+        """What `size_bytes` that are there from a gradient on add to a layer's peak."""
+        *_, highest_before = self.arrivals[number]
+        if highest_before < peak_bytes:
+            return size_bytes
+        later = max(level for _, level, _ in self.arrivals[number:])
+        return max(0, later + size_bytes - peak_bytes)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -94,6 +112,8 @@ class Stage1And2(NoGathering):
     in_layers: bool = False
     beside: list[int] | None = None
     """Bytes beside each of the layers that are being counted."""
+    fills: bool = False
+    """A bucket has been full while they went backward."""
 
     def use_weight(self, tape: Tape, parameter: Parameter) -> None:
         """Stage 1 keeps its bucket from one micro-batch to the next."""
@@ -110,19 +130,16 @@ class Stage1And2(NoGathering):
         if layer.is_nested:
             self.bucket.enter_group(tape.live.block_bytes)
             return
-        if trained(layer.parameters):
-            self._make_bucket(tape)
         self.in_layers, self.bucket.arrivals, self.beside = True, [], None
 
     def receive_gradient(self, tape: Tape, parameter: Parameter) -> None:
         """The first one makes the bucket."""
-        size_bytes = gradient_bytes(parameter)
         if self.in_layers:
-            self.bucket.arrivals.append((size_bytes, tape.live.block_bytes))
+            self.bucket.arrive(tape, parameter)
             return
         self._make_bucket(tape)
         if self.sharder.stage == 2:
-            copied_bytes = self.bucket.fill(size_bytes)
+            copied_bytes = self.bucket.fill(gradient_bytes(parameter))
             if copied_bytes:
                 tape.note(copied_bytes, COPY)
                 self._hold_partition(tape)
@@ -130,32 +147,50 @@ class Stage1And2(NoGathering):
     def beside_backward(
         self, layer: Layer, index: int, count: int, peak_bytes: int
     ) -> int:
-        """The partition once there is one; a full bucket's copy where it falls."""
-        if self.sharder.stage == 1 or layer.is_nested:
+        """The bucket and the partition, once there are; a full bucket's copy."""
+        if layer.is_nested:
             return 0
         if self.beside is None:
             self.beside = self._count_layers(count, peak_bytes)
         return self.beside[index]
 
+    def parts_backward(
+        self, layer: Layer, index: int, count: int, beside_bytes: int
+    ) -> Mapping[str, int]:
+        made_bytes = min(beside_bytes, self._bytes_to_make())
+        return {BUCKET: made_bytes, COPY: beside_bytes - made_bytes}
+
     def _count_layers(self, count: int, peak_bytes: int) -> list[int]:
-        """The last layer first."""
+        """The last layer first. Its first gradient makes the bucket, the first of a
+        full bucket makes the partition: what came before stands beside neither."""
+        bucket, beside = self.bucket, [0] * count
+        held = made_bytes = self._bytes_to_make()
         partition = 0 if self.has_partition else self._partition_bytes()
-        beside = [0] * count
-        held = 0
         for index in reversed(range(count)):
-            highest, copied_bytes = self.bucket.fill_layer()
-            beside[index] = held + max(0, highest - peak_bytes)
-            if copied_bytes:
-                held = partition
-                beside[index] = max(beside[index], held)
+            beside[index] = held
+            if made_bytes and index == count - 1:
+                beside[index] = bucket.above(peak_bytes, 0, made_bytes)
+            if self.sharder.stage == 1:
+                continue
+            highest, number = bucket.fill_layer()
+            if number >= 0:
+                beside[index] = max(
+                    beside[index],
+                    held + highest - peak_bytes,
+                    held + bucket.above(peak_bytes, number, partition),
+                )
+                held, partition = held + partition, 0
+        self.fills = held > made_bytes
         return beside
 
     def leave_layers_backward(self, tape: Tape, layer: Layer, count: int) -> None:
         if layer.is_nested:
             self.bucket.leave_group(tape.live.block_bytes, count)
             return
+        if self.bucket.arrivals:
+            self._make_bucket(tape)
         self.in_layers = False
-        if self.beside is not None and max(self.beside):
+        if self.fills:
             self._hold_partition(tape)
 
     def end_backward(self, tape: Tape) -> None:
@@ -179,12 +214,21 @@ class Stage1And2(NoGathering):
         tape.grow(-self.bucket_bytes, BUCKET)
 
     def _make_bucket(self, tape: Tape) -> None:
+        size_bytes = self._bytes_to_make()
+        tape.grow(size_bytes, BUCKET)
+        self.bucket_bytes += size_bytes
+
+    def _bytes_to_make(self) -> int:
+        """Of the bucket, while it is not there and there is something to go in."""
         some = trained(list(self.parameters.values()))
-        if self.bucket_bytes or not some:
-            return
+        if (
+            self.bucket_bytes
+            or not some
+            or (self.in_layers and not self.bucket.arrivals)
+        ):
+            return 0
         self.bucket.item_bytes = item_bytes(some[0])
-        self.bucket_bytes = block_bytes(REDUCE_BUCKET_ELEMENTS * item_bytes(some[0]))
-        tape.grow(self.bucket_bytes, BUCKET)
+        return block_bytes(REDUCE_BUCKET_ELEMENTS * self.bucket.item_bytes)
 
     def _hold_partition(self, tape: Tape) -> None:
         if self.has_partition:
@@ -268,11 +312,10 @@ class Stage3(NoGathering):
         self.in_layers, self.bucket.arrivals = True, []
 
     def receive_gradient(self, tape: Tape, parameter: Parameter) -> None:
-        size_bytes = gradient_bytes(parameter)
         if self.in_layers:
-            self.bucket.arrivals.append((size_bytes, tape.live.block_bytes))
+            self.bucket.arrive(tape, parameter)
         else:
-            tape.note(self.bucket.fill(size_bytes), COPY)
+            tape.note(self.bucket.fill(gradient_bytes(parameter)), COPY)
 
     def beside_backward(
         self, layer: Layer, index: int, count: int, peak_bytes: int

@@ -1,25 +1,45 @@
-"""Gradients of layers within a layer, on their way into DeepSpeed's bucket."""
+"""Gradients of a layer on their way into DeepSpeed's bucket."""
 
 from memplan.formulas.deepspeed_step import Bucket
 
 
 def test_all_equal_layers_of_a_group_arrive_though_one_is_traced():
     bucket = Bucket()
-    bucket.arrivals.append((4, 90))
+    bucket.arrivals.append((4, 90, 95))
     bucket.enter_group(100)
-    bucket.arrivals += [(8, 5), (8, 7)]
+    bucket.arrivals += [(8, 5, 9), (8, 7, 9)]
     bucket.leave_group(160, 3)
     first, second, third = (
-        [(8, level + 5), (8, level + 7)] for level in (100, 120, 140)
+        [(8, level + 5, 0), (8, level + 7, 0)] for level in (100, 120, 140)
     )
-    assert bucket.arrivals == [(4, 90), *first, *second, *third]
+    assert bucket.arrivals == [(4, 90, 95), *first, *second, *third]
 
 
 def test_groups_within_groups_rise_by_both_levels():
     bucket = Bucket()
     bucket.enter_group(1000)
     bucket.enter_group(100)
-    bucket.arrivals.append((8, 5))
+    bucket.arrivals.append((8, 5, 5))
     bucket.leave_group(100, 1)
     bucket.leave_group(1000, 1)
-    assert bucket.arrivals == [(8, 1105)]
+    assert bucket.arrivals == [(8, 1105, 0)]
+
+
+def test_what_comes_after_the_peak_of_a_layer_adds_no_more_than_it_rises_above_it():
+    """The layer is at 100 before its first gradient, and at 30 and 40 with both."""
+    bucket = Bucket(arrivals=[(8, 30, 100), (8, 40, 100)])
+    assert bucket.above(100, 0, 50) == 0
+    assert bucket.above(100, 0, 70) == 40 + 70 - 100
+
+
+def test_what_comes_before_the_peak_of_a_layer_adds_all_of_it():
+    bucket = Bucket(arrivals=[(8, 30, 60), (8, 40, 100)])
+    assert bucket.above(100, 0, 50) == 50
+    assert bucket.above(100, 1, 50) == 0
+
+
+def test_a_layer_says_which_gradient_found_the_bucket_full():
+    size_bytes = 2 * 300_000_000
+    bucket = Bucket(arrivals=[(size_bytes, 30, 60), (size_bytes, 40, 60)])
+    assert bucket.fill_layer() == (40 + size_bytes, 1)
+    assert Bucket(arrivals=[(8, 30, 60)]).fill_layer() == (0, -1)
