@@ -75,6 +75,7 @@ def attend(
     is_permuted_bias: bool = True,
     caps_scores: bool = False,
     heads_first: bool = False,
+    returned: list[Tensor] | None = None,
 ) -> Tensor:
     """transformers' attention interface: [B, H, L, K] in, [B, L, H * K] out.
 
@@ -83,7 +84,8 @@ def attend(
     `position_bias` [1, H, L, S] is added to the scores of every sample; looked up in a
     table, it is a permuted view of memory ordered [L, S, H]. `caps_scores` bends them
     by a tanh, which eager code alone can do. `heads_first` says that query and key lie
-    in memory as [B, H, L, K].
+    in memory as [B, H, L, K]. What eager code returns beside its output is added to
+    `returned`, where a layer holds on to it.
     """
     if not t.setting.is_training:
         dropout_probability = 0.0
@@ -102,6 +104,7 @@ def attend(
             casts_weights=casts_weights,
             caps_scores=caps_scores,
             heads_first=heads_first,
+            returned=returned,
         )
         return _rows(t, output)
     if position_bias is not None:

@@ -36,11 +36,13 @@ def eager(
     casts_weights: bool,
     caps_scores: bool,
     heads_first: bool,
+    returned: list[Tensor] | None = None,
 ) -> Tensor:
     """`eager_attention_forward` of transformers: every step is a tensor.
 
     Saved: copies of query, key and value in head order, the softmax in fp32, its cast
     to the query's dtype, and the dropout mask and result; the tanh of capped scores.
+    The weights are returned too, into `returned` where the caller keeps them.
     """
     key_states = repeat_heads(t, key, query)
     value_states = repeat_heads(t, value, query)
@@ -71,6 +73,8 @@ def eager(
     if casts_weights:
         attn_weights = cast(t, attn_weights, value.dtype)
     attn_weights = dropout(t, attn_weights, dropout_probability)
+    if returned is not None:
+        returned.append(attn_weights)
     attn_output = matmul(
         t,
         attn_weights,

@@ -217,3 +217,22 @@ def test_rotation_saves_nothing_but_the_tables():
     rotated = rotary(t, heads(t, "fp32", H), cosines, sines)
     assert saved(t) == 2 * 4 * L * K
     assert t.live.temporary_bytes == rotated.num_bytes
+
+
+def test_a_layer_that_keeps_eager_weights_holds_them_in_fp32_under_autocast():
+    """What is multiplied is a cast of them, and saved: T5 holds both."""
+    t = tape("eager", autocast="bf16")
+    options = {"dropout_probability": 0.1, "softmax_in_fp32": False, "causal": False}
+    without = attended(t, "bf16", **options)
+    before = t.live.temporary_bytes
+    weights = []
+    again = attended(t, "bf16", returned=weights, **options)
+    output_bytes = again.num_bytes
+    assert (without.shape, weights[0].dtype) == (again.shape, "fp32")
+    assert t.live.temporary_bytes - before - output_bytes == 4 * SCORES
+
+
+def test_a_kernel_has_no_weights_to_keep():
+    weights = []
+    attended(tape("efficient"), "bf16", returned=weights)
+    assert weights == []

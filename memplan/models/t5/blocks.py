@@ -25,15 +25,19 @@ from memplan.models.t5.config import T5Config
 
 @dataclass(frozen=True, slots=True)
 class EncoderBlock:
-    """`T5Block` of the encoder: self-attention, then the MLP."""
+    """`T5Block` of the encoder: self-attention, then the MLP.
+
+    The block has a name for the weights of attention until it returns: `_`.
+    """
 
     config: T5Config
     position_bias: Tensor
 
     def __call__(self, t: Tape, x: Tensor) -> Tensor:
+        weights: list[Tensor] = []
         with t.scope("layer.0"):
             hidden_states = self_attention(
-                t, self.config, x, self.position_bias, causal=False
+                t, self.config, x, self.position_bias, weights, causal=False
             )
         hidden_states = clamp(t, hidden_states)
         with t.scope("layer.1"):
@@ -51,19 +55,21 @@ class DecoderBlock:
     cross_position_bias: Tensor
 
     def __call__(self, t: Tape, x: Tensor) -> Tensor:
+        weights: list[Tensor] = []
         with t.scope("layer.0"):
             hidden_states = self_attention(
-                t, self.config, x, self.position_bias, causal=True
+                t, self.config, x, self.position_bias, weights, causal=True
             )
         hidden_states = clamp(t, hidden_states)
         with t.scope("layer.1"):
-            hidden_states = self.cross_attention(t, hidden_states)
+            hidden_states = self.cross_attention(t, hidden_states, weights)
+        del weights[:-1]
         hidden_states = clamp(t, hidden_states)
         with t.scope("layer.2"):
             hidden_states = feed_forward(t, self.config, hidden_states)
         return clamp(t, hidden_states)
 
-    def cross_attention(self, t: Tape, x: Tensor) -> Tensor:
+    def cross_attention(self, t: Tape, x: Tensor, weights: list[Tensor]) -> Tensor:
         """`T5LayerCrossAttention`: keys and values come from the encoder."""
         config = self.config
         normed_hidden_states = rms_norm(t, "layer_norm", x)
@@ -74,13 +80,20 @@ class DecoderBlock:
                 normed_hidden_states,
                 self.encoder_hidden_states,
                 self.cross_position_bias,
+                weights,
                 causal=False,
             )
         return add(t, x, dropout(t, attention_output, config.dropout_rate))
 
 
 def self_attention(
-    t: Tape, config: T5Config, x: Tensor, position_bias: Tensor, *, causal: bool
+    t: Tape,
+    config: T5Config,
+    x: Tensor,
+    position_bias: Tensor,
+    weights: list[Tensor],
+    *,
+    causal: bool,
 ) -> Tensor:
     """`T5LayerSelfAttention`."""
     normed_hidden_states = rms_norm(t, "layer_norm", x)
@@ -91,6 +104,7 @@ def self_attention(
             normed_hidden_states,
             normed_hidden_states,
             position_bias,
+            weights,
             causal=causal,
         )
     return add(t, x, dropout(t, attention_output, config.dropout_rate))
@@ -102,6 +116,7 @@ def attention(
     x: Tensor,
     key_value_states: Tensor,
     position_bias: Tensor,
+    weights: list[Tensor],
     *,
     causal: bool,
 ) -> Tensor:
@@ -119,6 +134,7 @@ def attention(
         softmax_in_fp32=False,
         position_bias=position_bias,
         is_permuted_bias=key_value_states is x,
+        returned=weights,
     )
     return linear(t, "o", attn_output, config.d_model, bias=False)
 
