@@ -127,6 +127,23 @@ def input_embedding(t: Tape, output: Tensor) -> Tensor:
     return t.require_gradient(output)
 
 
+def adapted_embedding(t: Tape, weight: Weight, shape: Shape) -> Tensor:
+    """`embedding` of a model whose main input is another."""
+    return adapted_input(t, embedding(t, weight, shape))
+
+
+def adapted_input(t: Tape, output: Tensor) -> Tensor:
+    """What a model begins with whose main input is no tokens: pictures, or its own.
+
+    transformers leaves it alone. PEFT makes it require a gradient where layers are
+    checkpointed, in every model within the model, but not beside a quantized base
+    (peft 0.21 `peft_model.py`, prepare_model_for_gradient_checkpointing).
+    """
+    if t.setting.low_rank is None or t.setting.quantization != "none":
+        return output
+    return input_embedding(t, output)
+
+
 def layer_norm(
     t: Tape,
     name: str,

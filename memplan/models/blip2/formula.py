@@ -6,7 +6,7 @@ Letters: B batch, N pictures, L tokens of the prompt, Q queries of a picture, D 
 size of the language model.
 """
 
-from memplan.formulas.layers import cast, embedding
+from memplan.formulas.layers import adapted_embedding, cast
 from memplan.formulas.linear import linear
 from memplan.formulas.loss import keep_as_fp32
 from memplan.formulas.prompts import check_prompt, masked_scatter
@@ -78,12 +78,14 @@ def captioning_loss(
         t.end_phase("pictures")
     with t.scope("language_model"):
         shared = shared_table(t, config.text)
-        inputs_embeds = embedding(t, shared, (batch.size, batch.seq_len))
+        inputs_embeds = adapted_embedding(t, shared, (batch.size, batch.seq_len))
         t.leave_table(shared)
         attention_mask = t.tensor((batch.size, batch.seq_len), "int64")
         language_model_inputs = cast(t, image_features, inputs_embeds.dtype)
         inputs_embeds = masked_scatter(t, inputs_embeds, language_model_inputs)
-        loss, outputs = seq2seq(t, config.text, batch, inputs_embeds, shared, embedding)
+        loss, outputs = seq2seq(
+            t, config.text, batch, inputs_embeds, shared, adapted_embedding
+        )
     del attention_mask, language_model_inputs, image_features, inputs_embeds
     # The logits are returned twice: by the language model, and by this one.
     keep_as_fp32(t, *outputs[:1], *outputs, qformer_outputs, *vision_outputs)

@@ -13,6 +13,7 @@ from math import lcm
 from memplan.formulas.attention import attend
 from memplan.formulas.layers import (
     activation,
+    adapted_embedding,
     add,
     concatenate,
     copy,
@@ -76,7 +77,7 @@ def with_text(
         return query_embeds
     words = t.weight("word_embeddings.weight", word_table)
     positions = t.weight("position_embeddings.weight", position_table)
-    embeddings = embedding(t, words, (N, num_text_tokens))
+    embeddings = adapted_embedding(t, words, (N, num_text_tokens))
     position_embeddings = embedding(t, positions, (1, num_text_tokens))
     embeddings = add(t, embeddings, position_embeddings)
     shape = (N, Q + num_text_tokens, D)

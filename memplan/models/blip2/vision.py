@@ -7,7 +7,7 @@ head.
 from dataclasses import dataclass
 
 from memplan.formulas.attention import attend
-from memplan.formulas.layers import activation, add, layer_norm, part
+from memplan.formulas.layers import activation, adapted_input, add, layer_norm, part
 from memplan.formulas.linear import linear
 from memplan.formulas.stacks import repeat_layers
 from memplan.formulas.tape import Tape
@@ -55,7 +55,8 @@ def vision_embeddings(t: Tape, config: VisionConfig, pixel_values: Tensor) -> Te
         )
         embeddings = prepend_token(t, token, patch_embeds)
         positions = t.weight("position_embedding", (1, config.num_positions, D))
-        return add_positions(t, embeddings, positions, grid)
+        embeddings = add_positions(t, embeddings, positions, grid)
+        return adapted_input(t, embeddings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from memplan.formulas.layers import (
     activation,
+    adapted_embedding,
     add,
     cast,
     copy,
-    embedding,
     masked_fill,
     rms_norm,
     scale,
@@ -54,7 +54,7 @@ def mpt(t: Tape, config: LanguageConfig, batch: Batch, layers: Layers) -> Output
     )
     with t.scope("transformer.wte"):
         table = t.weight("weight", (V, D), is_tied=True)
-        inputs_embeds = embedding(t, table, (B, L))
+        inputs_embeds = adapted_embedding(t, table, (B, L))
         t.leave_table(table)
     hidden_states = transformer(t, sizes, inputs_embeds, layers)
     del inputs_embeds
@@ -79,7 +79,7 @@ def gpt_neox(t: Tape, config: LanguageConfig, batch: Batch, layers: Layers) -> O
     )
     with t.scope("gpt_neox.embed_in"):
         table = t.weight("weight", (V, D))
-        inputs_embeds = embedding(t, table, (B, L))
+        inputs_embeds = adapted_embedding(t, table, (B, L))
         t.leave_table(table)
     hidden_states = decoder(t, sizes, inputs_embeds, layers)
     del inputs_embeds
@@ -104,7 +104,7 @@ def chinchilla(
     D, V = config.hidden_size, config.vocab_size
     with t.scope("embed"):
         table = t.weight("weight", (V, D), is_tied=True)
-    hidden_states = embedding(t, table, (B, L))
+    hidden_states = adapted_embedding(t, table, (B, L))
     t.leave_table(table)
     # <EOC> has a learnt embedding of its own (section 3.2.1), in the place of an id.
     eoc = t.weight("eoc_embedding", (1, D))

@@ -7,7 +7,14 @@ D hidden size, H heads, K size of a head.
 from dataclasses import dataclass
 
 from memplan.formulas.attention import attend
-from memplan.formulas.layers import activation, add, dropout, layer_norm, part
+from memplan.formulas.layers import (
+    activation,
+    adapted_input,
+    add,
+    dropout,
+    layer_norm,
+    part,
+)
 from memplan.formulas.linear import linear
 from memplan.formulas.loss import cross_entropy, keep_as_fp32, mean_squared_error
 from memplan.formulas.setting import Batch
@@ -68,6 +75,7 @@ def embeddings(t: Tape, config: ViTConfig, pixel_values: Tensor) -> Tensor:
                 config.patch_sides,
                 bias=True,
             )
+        embeddings = adapted_input(t, embeddings)
         embeddings = prepend_token(t, token, embeddings)
         embeddings = add_positions(t, embeddings, positions, grid)
         return dropout(t, embeddings, config.hidden_dropout_prob)
