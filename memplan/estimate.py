@@ -12,7 +12,12 @@ from dataclasses import replace
 from functools import partial
 
 from memplan.estimating.accuracy import allocated_band, reserved_spread
-from memplan.estimating.card import card_of, context_of, torch_version_of
+from memplan.estimating.card import (
+    card_of,
+    context_of,
+    processors_of,
+    torch_version_of,
+)
 from memplan.estimating.caveats import assumptions_of, unsupported_of
 from memplan.estimating.explain import (
     Explained,
@@ -38,7 +43,7 @@ from memplan.formulas.weights import (
     states_by_convention,
 )
 from memplan.formulas.workspaces import cublas_workspace_bytes
-from memplan.hardware import ASSUMED_SMS, Gpu
+from memplan.hardware import Gpu
 from memplan.models import Model, find_model
 from memplan.models.workload import generation_of, lengths_of
 from memplan.plan import TrainingPlan
@@ -116,9 +121,8 @@ def _estimate_run(
     """A step of training, or a generation."""
     gpu = card_of(plan)
     torch_version = torch_version_of(plan)
-    capability = gpu.compute_capability or (9, 0)
     optimizer = find_optimizer(plan.optim)
-    num_sms = gpu.num_sms or ASSUMED_SMS
+    capability, num_sms = processors_of(gpu)
     # One for the thread of the forward pass, one for that of the backward pass.
     num_threads = 1 if plan.generates else 2
     workspace = cublas_workspace_bytes(capability, torch_version)

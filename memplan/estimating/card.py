@@ -4,7 +4,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from memplan.errors import PlanError
-from memplan.hardware import Gpu, custom_gpu, find_gpu
+from memplan.hardware import ASSUMED_SMS, Gpu, custom_gpu, find_gpu
 from memplan.plan import TrainingPlan
 from memplan.units import MiB
 
@@ -29,6 +29,11 @@ def card_of(plan: TrainingPlan) -> Gpu:
 def _catalogued(name: str) -> Gpu:
     """Reading a card's file takes longer than an estimate."""
     return find_gpu(name)
+
+
+def processors_of(gpu: Gpu) -> tuple[tuple[int, int], int]:
+    """Compute capability and multiprocessors, where unknown those of a usual card."""
+    return gpu.compute_capability or (9, 0), gpu.num_sms or ASSUMED_SMS
 
 
 def torch_version_of(plan: TrainingPlan) -> tuple[int, int]:

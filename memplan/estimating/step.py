@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from memplan.errors import PlanError, UnknownNameError
+from memplan.estimating.card import card_of, processors_of
 from memplan.estimating.rank import micro_batches_in_flight
 from memplan.formulas.allocator import block_bytes
 from memplan.formulas.backward import run_backward
@@ -439,7 +440,7 @@ def update_tensors(
     Master weights want fp32 gradients too.
     """
     clip = clip_tensors(updated) if plan.max_grad_norm else []
-    step = step_tensors(optimizer, updated)
+    step = step_tensors(optimizer, updated, *processors_of(card_of(plan)))
     if plan.precision == "fp16-master" and plan.sharding != "deepspeed":
         step = step + [(4 * p.num_elements, p.count) for p in updated]
     both: tuple[tuple[Tensors, Callable[..., Tensors]], ...] = (

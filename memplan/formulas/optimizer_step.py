@@ -7,11 +7,13 @@ is decoupled or 0, the Trainer's default: else Adam, SGD and RMSprop would copy 
 gradients too. The first step makes its states on the way and is no higher.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from memplan.formulas.allocator import block_bytes
 from memplan.formulas.optimizers import Optimizer, factor_elements, state_tensors
 from memplan.formulas.parameters import Parameter
+from memplan.formulas.reductions import row_sum_bytes
 from memplan.formulas.tensors import ITEM_BYTES
 
 Tensors = list[tuple[int, int]]
@@ -40,14 +42,24 @@ def update_bytes(optimizer: Optimizer, parameters: Sequence[Parameter]) -> int:
     return states + moment
 
 
-def step_tensors(optimizer: Optimizer, parameters: Sequence[Parameter]) -> Tensors:
-    """Temporaries at the height of a step over these trainable tensors.
+def step_tensors(
+    optimizer: Optimizer,
+    parameters: Sequence[Parameter],
+    compute_capability: tuple[int, int] = (9, 0),
+    num_sms: int = 132,
+) -> Tensors:
+    """Temporaries at the height of a step over these trainable tensors on a card.
 
     foreach: Adam, Adagrad and RMSprop make the roots of the second moments of a whole
     group, in the parameters' dtype; Adagrad scaled gradients too. Others go from
     tensor to tensor, and what a name holds of one lives until the next rebinds it
-    (`_tensor_by_tensor`). Fused kernels, bitsandbytes', and SGD work in place.
+    (`_tensor_by_tensor`). Fused kernels, bitsandbytes', and SGD work in place. The
+    means of Adafactor's columns are sums over rows, which a card splits
+    (`row_sum_bytes`).
     """
+    split = partial(
+        _column_sums, compute_capability=compute_capability, num_sms=num_sms
+    )
     matrices = [p for p in parameters if len(p.shape) > 1]
     groups = matrices, [p for p in parameters if len(p.shape) < 2]
     match optimizer.algorithm, optimizer.implementation:
@@ -64,26 +76,45 @@ def step_tensors(optimizer: Optimizer, parameters: Sequence[Parameter]) -> Tenso
             )
         case "torch_adafactor", _:
             return _highest(
-                [(before, 1), (_bytes(p), 1), *_factors(p, ITEM_BYTES[p.stored.dtype])]
+                [(before, 1), *own, *_factors(p, ITEM_BYTES[p.stored.dtype])]
                 for group in groups
                 for before, p in _tensor_by_tensor(group)
+                for own in ([(_bytes(p), 1)], split(p, ITEM_BYTES[p.stored.dtype]))
             )
         case "adafactor", _:
-            return _highest(_adafactor_heights([*groups[0], *groups[1]]))
+            return _highest(_adafactor_heights([*groups[0], *groups[1]], split))
     return []
 
 
-def _adafactor_heights(parameters: Sequence[Parameter]) -> Iterator[Tensors]:
+def _column_sums(
+    parameter: Parameter,
+    item_bytes: int,
+    *,
+    compute_capability: tuple[int, int],
+    num_sms: int,
+) -> Tensors:
+    """Scratch of a sum over the rows of a matrix."""
+    if len(parameter.shape) != 2:
+        return []
+    rows, columns = parameter.shape
+    scratch = row_sum_bytes(rows, columns, item_bytes, compute_capability, num_sms)
+    return [(scratch, 1)]
+
+
+def _adafactor_heights(
+    parameters: Sequence[Parameter], split: Callable[[Parameter, int], Tensors]
+) -> Iterator[Tensors]:
     """transformers' Adafactor, whose one loop runs over all groups.
 
     `(grad**2) + eps` stands beside the update of the tensor before; then the new
-    update is made from the factors of rows and columns beside the squares. Gradients
-    and parameters below fp32 are copied to fp32 first.
+    update is made from the factors of rows and columns beside the squares, which are
+    averaged before. Gradients and parameters below fp32 are copied to fp32 first.
     """
     for before, p in _tensor_by_tensor(parameters, item_bytes=4):
         size_bytes = 4 * p.num_elements
         own = 2 if p.stored.dtype == "fp32" else 4
         yield [(before, 1), (size_bytes, own)]
+        yield [*split(p, 4), (size_bytes, own - 1)]
         yield [*_factors(p, 4), (size_bytes, own)]
 
 

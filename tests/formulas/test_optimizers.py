@@ -12,6 +12,7 @@ from memplan.formulas.optimizers import (
     table_tensors,
 )
 from memplan.formulas.parameters import Parameter, Stored
+from memplan.formulas.reductions import row_sum_bytes
 
 TRAINER_NAMES = (
     "adamw_torch",
@@ -207,6 +208,17 @@ def test_adafactor_of_torch_holds_one_tensor_of_the_parameter_and_its_factors():
     assert total(step_tensors(find_optimizer("torch_adafactor"), [weight])) == (
         4 * 64 * 128 + 4 * 64 + 4 * 128
     )
+
+
+def test_adafactor_sums_columns_beside_what_is_left_of_the_tensor_before():
+    """As a card splits sums over many rows: more than the matrix itself."""
+    table = tensor(30522, 1024, dtype="bf16")
+    scratch = row_sum_bytes(30522, 1024, 2, (8, 0), 108)
+    factors = 2 * (30522 + 1024)
+    needed = total(
+        step_tensors(find_optimizer("torch_adafactor"), [table], (8, 0), 108)
+    )
+    assert needed == scratch + factors > 1.5 * 2 * 30522 * 1024
 
 
 def test_clipping_sums_every_gradient_in_as_many_chunks_as_the_largest_has():
