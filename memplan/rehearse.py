@@ -49,13 +49,15 @@ def rehearse(
     steps: int = STEADY_STEPS,
     snapshot: Path | None = None,
     require: Sequence[str] = (),
+    tries_changes: bool = True,
     say: Say = lambda line: None,
     keep: Keep = lambda processes: None,
 ) -> MemoryReport:
     """Build a plan's model and train it on the virtual card, as one of its ranks.
 
     `say` is told what happens meanwhile, a line at a time; `keep` is given what each
-    process saw, as a capture file keeps it.
+    process saw, as a capture file keeps it. Where memory ends, `tries_changes` finds
+    out which changes would have fitted.
 
     Raises:
         MemplanError: the plan cannot be rehearsed, or not on this machine.
@@ -88,7 +90,7 @@ def rehearse(
         snapshot=snapshot,
         environment=allocator_environment(plan.alloc_conf),
     )
-    return _with_savings(plan, _rehearse(rehearsal, say, keep))
+    return _with_savings(plan, _rehearse(rehearsal, tries_changes, say, keep))
 
 
 def rehearse_program(
@@ -103,6 +105,7 @@ def rehearse_program(
     snapshot: Path | None = None,
     require: Sequence[str] = (),
     headroom_fraction: float = 0.05,
+    tries_changes: bool = True,
     say: Say = lambda line: None,
     keep: Keep = lambda processes: None,
 ) -> MemoryReport:
@@ -144,6 +147,7 @@ def rehearse_program(
             steps=steps,
             snapshot=snapshot,
         ),
+        tries_changes,
         say,
         keep,
     )
@@ -195,7 +199,7 @@ def _as_rank(rank: int, num_gpus: int) -> tuple[str, ...]:
     )
 
 
-def _rehearse(run: Run, say: Say, keep: Keep) -> MemoryReport:
+def _rehearse(run: Run, tries_changes: bool, say: Say, keep: Keep) -> MemoryReport:
     """Run, and where memory ends, find out what would have been needed."""
     performed = perform(run, say)
     if performed.is_interrupted:
@@ -207,7 +211,8 @@ def _rehearse(run: Run, say: Say, keep: Keep) -> MemoryReport:
     if error is not None:
         lines = (*run.subject.assumptions, *performed.assumptions)
         subject = replace(run.subject, assumptions=lines)
-        seen = with_need(replace(run, subject=subject), seen, error, say)
+        run = replace(run, subject=subject)
+        seen = with_need(run, seen, error, say, tries_changes=tries_changes)
     keep(seen.processes)
     return seen.report
 

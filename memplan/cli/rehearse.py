@@ -1,6 +1,6 @@
 """`memplan rehearse`: a plan or a program, on a virtual card."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from memplan.cli.output import (
 )
 from memplan.cli.plan_flags import given, takes_plan
 from memplan.cli.program import (
+    RUN,
     CaptureOption,
     RankOption,
     RequireOption,
@@ -44,6 +45,14 @@ def rehearse(
     steps: StepsOption = 3,
     snapshot: SnapshotOption = None,
     require: RequireOption = None,
+    try_changes: Annotated[
+        bool,
+        typer.Option(
+            "--try-changes/--no-try-changes",
+            help="Where it does not fit, rehearse what may help.",
+            rich_help_panel=RUN,
+        ),
+    ] = True,
     output_format: FormatOption = Format.HUMAN,
     wants_json: JsonOption = False,
     output: CaptureOption = None,
@@ -69,6 +78,7 @@ def rehearse(
         "steps": steps,
         "snapshot": snapshot,
         "require": require or (),
+        "tries_changes": try_changes,
         "say": say,
         "keep": processes.extend,
     }

@@ -30,24 +30,38 @@ UNLIMITED_BYTES = 2**42
 EXPANDABLE = "expandable_segments:True"
 
 
-def with_need(run: Run, at_error: Profiled, error: OutOfMemory, say: Say) -> Profiled:
-    """What a run showed that ran out of memory, with what it would have taken."""
+def with_need(
+    run: Run,
+    at_error: Profiled,
+    error: OutOfMemory,
+    say: Say,
+    *,
+    tries_changes: bool = True,
+) -> Profiled:
+    """What a run showed that ran out of memory, with what it would have taken.
+
+    With `tries_changes` what would have fitted is found out too.
+    """
+    error = replace(error, were_changes_tried=tries_changes)
     say("Out of memory. Rehearsing once more on a card without limit, for the need.")
     run = replace(run, snapshot=None, is_quiet=True)
     assert run.cards is not None
     unlimited = replace(run.cards, total_bytes=UNLIMITED_BYTES)
     performed = _performed(replace(run, cards=unlimited), say)
     if performed is None:
-        error = replace(error, remedies=tuple(_growing_segments(run, say)))
+        if tries_changes:
+            error = replace(error, remedies=tuple(_growing_segments(run, say)))
         report = replace(at_error.report, fits=False, out_of_memory=error)
         return replace(at_error, report=report)
     seen = profiled_of(replace(performed, assumptions=()), run.subject)
     needed = seen.report
-    remedies = (
-        *_growing_segments(run, say, needed),
-        *_changes_of_the_plan(run, say, needed),
-        *_more_room(run, needed, error, lowest_capability(performed.chosen)),
-    )
+    remedies: tuple[Remedy, ...] = ()
+    if tries_changes:
+        remedies = (
+            *_growing_segments(run, say, needed),
+            *_changes_of_the_plan(run, say, needed),
+            *_more_room(run, needed, error, lowest_capability(performed.chosen)),
+        )
     report = replace(
         needed,
         fits=False,

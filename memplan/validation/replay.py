@@ -12,10 +12,9 @@ import hashlib
 import json
 import os
 import shlex
-import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +25,7 @@ from memplan.estimating.changes import command_words
 from memplan.files import whole_file
 from memplan.plan import TrainingPlan
 from memplan.report import MemoryReport, from_json, to_json
+from memplan.running.apart import Apart
 from memplan.running.run import ALLOCATOR_SETTINGS
 
 FITS, DOES_NOT_FIT = 0, 1
@@ -53,6 +53,8 @@ class Replays:
     """Rehearsals, kept in a folder."""
 
     folder: Path
+    apart: Apart = field(default_factory=Apart)
+    """Runs what was not kept; several threads may ask at once."""
 
     def rehearse(self, plan: TrainingPlan) -> MemoryReport:
         """What a plan takes on the virtual card.
@@ -61,10 +63,10 @@ class Replays:
             MemplanError: it cannot be rehearsed, or not here.
         """
         words = command_words(plan, "rehearse")
-        file = self.folder / f"{_key(words)}.json"
+        file = self.folder / f"{key_of(words)}.json"
         with suppress(OSError, MemplanError):  # made anew where it is not there, or cut
             return from_json(file.read_bytes())
-        report = rehearsed_apart(plan)
+        report = rehearsed_apart(plan, self.apart)
         with suppress(OSError):  # a folder that cannot be written costs the next run
             file.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(file, overwrite=True) as kept:
@@ -80,7 +82,7 @@ def replays_folder() -> Path:
     return Path(base).expanduser().absolute() / "memplan" / "rehearsals"
 
 
-def rehearsed_apart(plan: TrainingPlan) -> MemoryReport:
+def rehearsed_apart(plan: TrainingPlan, apart: Apart | None = None) -> MemoryReport:
     """What `memplan rehearse` prints in a process of its own; the rest is not shown.
 
     Settings of the allocator are those of the plan, and none of the environment.
@@ -90,11 +92,8 @@ def rehearsed_apart(plan: TrainingPlan) -> MemoryReport:
     """
     words = command_words(plan, "rehearse")
     environ = {k: v for k, v in os.environ.items() if k not in ALLOCATOR_SETTINGS}
-    done = subprocess.run(
-        [sys.executable, "-m", *words, "--json"],
-        capture_output=True,
-        text=True,
-        env=environ,
+    done = (apart or Apart()).run(
+        [sys.executable, "-m", *words, "--no-try-changes", "--json"], environ
     )
     if done.returncode in (FITS, DOES_NOT_FIT) and done.stdout:
         return from_json(done.stdout)
@@ -103,7 +102,8 @@ def rehearsed_apart(plan: TrainingPlan) -> MemoryReport:
     raise ProgramError(why, hint=f"Try it: {shlex.join(words)}")
 
 
-def _key(words: list[str]) -> str:
+def key_of(words: list[str]) -> str:
+    """Names what was kept by all that decides it."""
     decides = [words, _versions(), _code()]
     return hashlib.sha256(json.dumps(decides).encode("utf-8")).hexdigest()[:32]
 

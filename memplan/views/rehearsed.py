@@ -124,7 +124,7 @@ def _free(error: OutOfMemory) -> str:
 
 def would_fit(error: OutOfMemory) -> RenderableType:
     """What the run needs, and each single change with which it would have fitted."""
-    if not error.were_changes_tried:
+    if not error.were_changes_tried and error.needed_bytes is None:
         return Text(
             "What it needs, and which change makes it fit, `memplan rehearse` says."
         )
@@ -133,6 +133,8 @@ def would_fit(error: OutOfMemory) -> RenderableType:
     )
     if error.needed_bytes is not None:
         need = Text(f"It needs {format_gib(error.needed_bytes)} on the card.")
+    if not error.were_changes_tried:
+        return Group(need, Text("Which changes make it fit was not tried."))
     if not error.remedies:
         return Group(need, Text("No single change that was tried makes it fit."))
     table = Table.grid(padding=(0, 2))
