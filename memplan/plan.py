@@ -303,8 +303,12 @@ def _check_parts(plan: TrainingPlan) -> None:
             "LoRA targets are given but LoRA is not asked for.",
             hint="Add --trainable lora.",
         )
-    for name in ("offload_activations", "cross_entropy_chunks"):
-        if plan.generates and getattr(plan, name) not in (False, 1):
+    of_training = {
+        "offload_activations": plan.offload_activations,
+        "cross_entropy_chunks": plan.cross_entropy_chunks > 1,
+    }
+    for name, is_set in of_training.items():
+        if plan.generates and is_set:
             raise PlanError(
                 f"{name} belongs to training.", hint="Leave --workload out."
             )

@@ -1,7 +1,7 @@
 """One training step of a plan on the tape: what is alive, phase by phase."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 from memplan.errors import PlanError, UnknownNameError
@@ -176,11 +176,12 @@ NO_CLOSED_FORM = {
     "torch_compile": "what torch.compile fuses",
 }
 """Fields of a plan that a run alone can answer for."""
+DEFAULTS = {item.name: item.default for item in fields(TrainingPlan)}
 
 
 def _check_closed_form(plan: TrainingPlan) -> None:
     for name, noun in NO_CLOSED_FORM.items():
-        if getattr(plan, name) not in (False, 1):
+        if getattr(plan, name) != DEFAULTS[name]:
             raise PlanError(
                 f"There is no closed form for {noun}.",
                 hint="Ask `memplan rehearse`: it takes the same flags.",
