@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memplan.compare import compare
     from memplan.diff import diff
     from memplan.errors import MemplanError
     from memplan.estimate import estimate
@@ -27,6 +28,7 @@ __all__ = [
     "MemoryReport",
     "MemplanError",
     "TrainingPlan",
+    "compare",
     "diff",
     "estimate",
     "from_json",
@@ -43,6 +45,7 @@ _MODULES = {
     "MemoryReport": "memplan.report",
     "MemplanError": "memplan.errors",
     "TrainingPlan": "memplan.plan",
+    "compare": "memplan.compare",
     "diff": "memplan.diff",
     "estimate": "memplan.estimate",
     "from_json": "memplan.report",

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from memplan.cli.catalogues import env, gpus, models
+from memplan.cli.compare import compare
 from memplan.cli.diff import diff
 from memplan.cli.estimate import estimate
 from memplan.cli.gather import gather
@@ -56,6 +57,7 @@ def root(
 app.command()(estimate)
 app.command(cls=WithProgram, context_settings={"allow_extra_args": True})(rehearse)
 app.command(cls=WithProgram, context_settings={"allow_extra_args": True})(profile)
+app.command()(compare)
 app.command()(show)
 app.command()(gather)
 app.command()(diff)

@@ -69,7 +69,7 @@ def report(
     from memplan.views.page.content import page_of
     from memplan.views.page.inputs import read_inputs, redacted
 
-    wanted = Format.JSON if wants_json else output_format or _format_of(output)
+    wanted = Format.JSON if wants_json else output_format or format_of(output)
     if wanted is Format.HTML and output is None:
         output = files[0].with_suffix(".html")
     check_output(output, force=force)
@@ -79,18 +79,18 @@ def report(
     page = page_of(inputs, title)
     if png is not None:
         _write_pictures(page, png, force)
-    emit(_written(page, inputs, wanted), output, force=force)
+    emit(written(page, inputs, wanted), output, force=force)
     if output is not None:
         typer.echo(f"{output}: {page.title}", err=True)
 
 
-def _format_of(output: Path | None) -> Format:
+def format_of(output: Path | None) -> Format:
     """What the name of the output ends in."""
     ending = "" if output is None else output.suffix.removeprefix(".").lower()
     return Format(ending) if ending in set(Format) else Format.HTML
 
 
-def _written(page: "Page", inputs: "Sequence[Input]", wanted: Format) -> str:
+def written(page: "Page", inputs: "Sequence[Input]", wanted: Format) -> str:
     from memplan.views.page.data import as_data
 
     match wanted:

@@ -33,6 +33,14 @@ class Speed:
     """Moved between the card's memory and its multiprocessors."""
 
 
+def need_of(report: MemoryReport) -> int:
+    """What the run takes on the device, also where it ran out of memory."""
+    error = report.out_of_memory
+    if error is not None and error.needed_bytes is not None:
+        return error.needed_bytes
+    return report.peak.device_bytes
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
     """One plan that was looked at: the baseline, or the plan with tricks."""
@@ -46,14 +54,12 @@ class Variant:
     report: MemoryReport
     speed: Speed | None
     """None where it would be a guess."""
+    note: str = ""
+    """Where the peak moved, or what the last of the tricks saves beside it."""
 
     @property
     def need_bytes(self) -> int:
-        """What the run takes on the device, also where it ran out of memory."""
-        error = self.report.out_of_memory
-        if error is not None and error.needed_bytes is not None:
-            return error.needed_bytes
-        return self.report.peak.device_bytes
+        return need_of(self.report)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,6 +25,8 @@ def as_flags(change: Fields) -> str:
 
 def words_of(field: str, value: Any) -> list[str]:
     """The words that set one field of a plan on the command line."""
+    if field == "model":  # it has no flag: it comes first
+        return [str(value)]
     flag = _FLAGS.get(field, f"--{field.replace('_', '-')}")
     if value is True:
         return [flag]

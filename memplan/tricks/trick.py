@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from memplan.estimating.changes import Fields
 from memplan.plan import TrainingPlan
@@ -33,6 +33,12 @@ Technique = Literal[
 ]
 """The rows of the classic table, and what came after it."""
 
+EXACTNESSES: tuple[Exactness, ...] = get_args(Exactness)
+"""What changes results least first."""
+TECHNIQUES: tuple[Technique, ...] = get_args(Technique)
+NO_TRAINING = "nothing is trained"
+ALREADY = "the plan has it already"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trick:
@@ -48,6 +54,23 @@ class Trick:
     """What it takes in return, in one sentence."""
     source: str
     """Where that is from: a paper, a file of a library, a page of documentation."""
-    changes: Callable[[TrainingPlan], Fields | None]
-    """The fields of a plan that it sets; None where it does not suit the plan, or the
-    plan has it already."""
+    changes: Callable[[TrainingPlan], Fields | str]
+    """The fields of a plan that it sets; or why it does not suit the plan."""
+    suits_generation: bool = False
+    """Whether it does something where nothing is trained."""
+
+
+def sets(**change: object) -> Callable[[TrainingPlan], Fields | str]:
+    """The same fields, whatever the plan."""
+    return lambda plan: dict(change)
+
+
+def change_of(trick: Trick, plan: TrainingPlan) -> Fields | str:
+    """What a trick would change of a plan, and nothing else; or why it would not."""
+    if plan.generates and not trick.suits_generation:
+        return NO_TRAINING
+    found = trick.changes(plan)
+    if isinstance(found, str):
+        return found
+    changed = {k: v for k, v in found.items() if getattr(plan, k) != v}
+    return changed or ALREADY

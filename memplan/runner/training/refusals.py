@@ -42,10 +42,26 @@ CAUSAL = (
 
 
 def check(plan: TrainingPlan) -> Model:
-    """The model of a plan that can be run.
+    """The model of a plan that can be run here.
 
     Raises:
         MemplanError: it cannot.
+    """
+    model = check_combination(plan)
+    for library, purpose in libraries_of(generation_of(plan, model), model):
+        if find_spec(library) is None:
+            raise PlanError(
+                f"{purpose} needs {library}, which is not installed.",
+                hint=f"pip install {library}",
+            )
+    return model
+
+
+def check_combination(plan: TrainingPlan) -> Model:
+    """The model of a plan that libraries run, whether or not they are installed.
+
+    Raises:
+        MemplanError: they do not.
     """
     if plan.model is None:
         raise PlanError(
@@ -68,12 +84,6 @@ def check(plan: TrainingPlan) -> Model:
     _check_checkpointing(plan, model)
     _check_model(plan, model)
     _check_chunks(plan, model)
-    for library, purpose in libraries_of(plan, model):
-        if find_spec(library) is None:
-            raise PlanError(
-                f"{purpose} needs {library}, which is not installed.",
-                hint=f"pip install {library}",
-            )
     return model
 
 
