@@ -305,7 +305,7 @@ def replayed(monkeypatch):
     module = import_module("memplan.validation.replay")
     runs = []
 
-    def rehearse(plan):
+    def rehearse(plan, *how):
         runs.append(plan)
         return report_of(plan_of(), source="rehearsed")
 

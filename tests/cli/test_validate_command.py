@@ -119,7 +119,7 @@ def test_rehearsed_records_are_labelled_wherever_they_stand(memplan, records, tm
 def test_rehearsals_are_told_on_stderr_and_kept_where_it_is_said(
     memplan, records, tmp_path, monkeypatch
 ):
-    def refuse(plan):
+    def refuse(plan, *how):
         raise ProgramError("There is no compiler.", hint="x")
 
     replay = import_module("memplan.validation.replay")
