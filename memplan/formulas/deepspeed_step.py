@@ -37,22 +37,26 @@ class Bucket:
     """Elements in it."""
     arrivals: list[tuple[int, int, int]] = field(default_factory=list)
     """Gradients of one layer in their order: bytes, the level of the tape, and the
-    highest in that layer so far; 0 in layers within it."""
-    groups: list[tuple[int, int]] = field(default_factory=list)
-    """Layers within it that are being traced: arrivals before them, and their level."""
+    highest in that layer so far."""
+    groups: list[tuple[int, int, int]] = field(default_factory=list)
+    """Layers within it that are being traced: arrivals before them, the level there,
+    and the highest until there."""
 
-    def enter_group(self, level: int) -> None:
+    def enter_group(self, level: int, highest: int) -> None:
         """Equal layers within the layer follow, the last one of which is traced."""
-        self.groups.append((len(self.arrivals), level))
+        self.groups.append((len(self.arrivals), level, highest))
 
-    def leave_group(self, level: int, count: int) -> None:
+    def leave_group(self, level: int, highest: int, count: int) -> None:
         """Let the gradients of all `count` of them arrive, at the levels they would."""
-        start, first_level = self.groups.pop()
+        start, first_level, first_highest = self.groups.pop()
         left_bytes = (level - first_level) // count
         traced = self.arrivals[start:]
         self.arrivals[start:] = [
-            (size_bytes, first_level + number * left_bytes + own_level, 0)
-            for number in range(count)
+            (size_bytes, first_level + own_level, max(first_highest, first_level + own))
+            for size_bytes, own_level, own in traced
+        ] + [
+            (size_bytes, first_level + number * left_bytes + own_level, highest)
+            for number in range(1, count)
             for size_bytes, own_level, _ in traced
         ]
 
@@ -128,7 +132,7 @@ class Stage1And2(NoGathering):
 
     def enter_layers_backward(self, tape: Tape, layer: Layer, count: int) -> None:
         if layer.is_nested:
-            self.bucket.enter_group(tape.live.block_bytes)
+            self.bucket.enter_group(tape.live.block_bytes, tape.peak.at.block_bytes)
             return
         self.in_layers, self.bucket.arrivals, self.beside = True, [], None
 
@@ -185,7 +189,8 @@ class Stage1And2(NoGathering):
 
     def leave_layers_backward(self, tape: Tape, layer: Layer, count: int) -> None:
         if layer.is_nested:
-            self.bucket.leave_group(tape.live.block_bytes, count)
+            level, highest = tape.live.block_bytes, tape.peak.at.block_bytes
+            self.bucket.leave_group(level, highest, count)
             return
         if self.bucket.arrivals:
             self._make_bucket(tape)
@@ -303,7 +308,7 @@ class Stage3(NoGathering):
     def enter_layers_backward(self, tape: Tape, layer: Layer, count: int) -> None:
         """What came after these layers has been let go."""
         if layer.is_nested:
-            self.bucket.enter_group(tape.live.block_bytes)
+            self.bucket.enter_group(tape.live.block_bytes, tape.peak.at.block_bytes)
             return
         self.position -= 1
         while self._run().what != layer:
@@ -338,7 +343,8 @@ class Stage3(NoGathering):
 
     def leave_layers_backward(self, tape: Tape, layer: Layer, count: int) -> None:
         if layer.is_nested:
-            self.bucket.leave_group(tape.live.block_bytes, count)
+            level, highest = tape.live.block_bytes, tape.peak.at.block_bytes
+            self.bucket.leave_group(level, highest, count)
             return
         self.in_layers = False
         self._hold_next(tape)

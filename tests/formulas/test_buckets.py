@@ -6,23 +6,22 @@ from memplan.formulas.deepspeed_step import Bucket
 def test_all_equal_layers_of_a_group_arrive_though_one_is_traced():
     bucket = Bucket()
     bucket.arrivals.append((4, 90, 95))
-    bucket.enter_group(100)
-    bucket.arrivals += [(8, 5, 9), (8, 7, 9)]
-    bucket.leave_group(160, 3)
-    first, second, third = (
-        [(8, level + 5, 0), (8, level + 7, 0)] for level in (100, 120, 140)
-    )
+    bucket.enter_group(100, 107)
+    bucket.arrivals += [(8, 5, 6), (8, 7, 9)]
+    bucket.leave_group(160, 200, 3)
+    first = [(8, 105, 107), (8, 107, 109)]
+    second, third = ([(8, level + 5, 200), (8, level + 7, 200)] for level in (120, 140))
     assert bucket.arrivals == [(4, 90, 95), *first, *second, *third]
 
 
 def test_groups_within_groups_rise_by_both_levels():
     bucket = Bucket()
-    bucket.enter_group(1000)
-    bucket.enter_group(100)
-    bucket.arrivals.append((8, 5, 5))
-    bucket.leave_group(100, 1)
-    bucket.leave_group(1000, 1)
-    assert bucket.arrivals == [(8, 1105, 0)]
+    bucket.enter_group(1000, 1000)
+    bucket.enter_group(100, 100)
+    bucket.arrivals.append((8, 5, 6))
+    bucket.leave_group(100, 106, 1)
+    bucket.leave_group(1000, 1106, 1)
+    assert bucket.arrivals == [(8, 1105, 1106)]
 
 
 def test_what_comes_after_the_peak_of_a_layer_adds_no_more_than_it_rises_above_it():
