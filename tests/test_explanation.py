@@ -143,6 +143,12 @@ def test_a_size_that_two_letters_could_stand_for_has_none():
     assert not {"s", "h"} & set(report.explanation.letters)
 
 
+def test_a_size_of_one_tower_lends_its_letter_to_no_other():
+    # Hidden size of the language model, and inner size of the vision tower: 4096.
+    report = explained(model="openflamingo-9b", workload="generate", max_new_tokens=8)
+    assert not {"h", "f"} & set(report.explanation.letters)
+
+
 def test_every_term_names_its_source():
     terms = explained(**LLAMA, num_gpus=8, zero_stage=3).explanation.terms
     assert all("memplan/" in term.source for term in terms)

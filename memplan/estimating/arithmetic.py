@@ -5,6 +5,7 @@ and ends with `B`. Right of its `=` stand numbers alone, and they give the bytes
 term exactly.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -81,13 +82,13 @@ def letters_of(family: Family, config: Any, batch: Batch) -> Letters:
             for name in names
             if isinstance(getattr(part, name, None), int)
         }
-    alone = {
-        letter: next(iter(some))
+    claims = Counter(size for some in sizes.values() for size in some)
+    clear = {
+        size: letter
         for letter, some in sizes.items()
-        if len(some) == 1 and next(iter(some)) > 1
+        for size in some
+        if len(some) == 1 and size > 1 and claims[size] == 1
     }
-    taken = list(alone.values())
-    clear = {size: letter for letter, size in alone.items() if taken.count(size) == 1}
     return Letters(
         clear,
         {letter: f"{meanings[letter]}, {size}" for size, letter in clear.items()},

@@ -41,7 +41,7 @@ from memplan.formulas.large_pool import LargePool
 from memplan.formulas.ledger import Origin, origin_of
 from memplan.formulas.optimizer_step import clip_tensors
 from memplan.formulas.optimizers import Optimizer
-from memplan.formulas.sharding import Sharder, Tensors, trained
+from memplan.formulas.sharding import Sharder, Tensors, item_bytes, trained
 from memplan.formulas.tape import Tape
 from memplan.formulas.tensors import ITEM_BYTES
 from memplan.formulas.trace import Items, Totals
@@ -210,7 +210,12 @@ def _buffers(run: Explained) -> Iterator[Term]:
     if buffers:
         name = f"{len(buffers)} buckets of gradients"
         total = sum_of(buffers)
-        yield term("temporary_buffers", name, size(total), total, origin)
+        items = {item_bytes(p) for p in trained(run.step.parameters)}
+        formula = size(total)
+        if len(items) == 1:
+            each = items.pop()
+            formula = elements(total // each, each)
+        yield term("temporary_buffers", name, formula, total, origin)
     yield term(
         "temporary_buffers",
         "cuBLAS workspaces",
@@ -234,8 +239,8 @@ def _update(run: Explained) -> Iterator[Term]:
     if function is clip_tensors:
         name = "norms for clipping"
     elif tensors == own and run.optimizer.implementation == "foreach":
-        item_bytes = ITEM_BYTES[stepped[0].stored.dtype]
-        formula = elements(total // item_bytes, item_bytes)
+        each = ITEM_BYTES[stepped[0].stored.dtype]
+        formula = elements(total // each, each)
     yield term("temporary_buffers", name, formula, total, origin)
 
 
@@ -282,7 +287,7 @@ def _functional(run: Explained) -> Iterator[Term]:
             "functionality_specific",
             f"keys and values of {batch.seq_len} tokens of the prompt and "
             f"{plan.max_new_tokens} new ones",
-            f"{batch.size} x {tokens} x {per_token} B",
+            f"{batch.size} x {tokens} x {per_token:,} B",
             batch.size * tokens * per_token,
             origin_of(kv_bytes),
         )

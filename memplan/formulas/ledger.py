@@ -278,7 +278,10 @@ def _described(module: str, qualified_name: str) -> tuple[str, str, str]:
     function: Any = sys.modules[module]
     for part in qualified_name.split("."):
         function = getattr(function, part, None)
-    name = f"{module.replace('.', '/')}.py, {qualified_name}"
+    is_package = hasattr(sys.modules[module], "__path__")
+    name = module.replace(".", "/") + ("/__init__.py" if is_package else ".py")
+    if function is not None:
+        name += f", {qualified_name}"
     of_module = _sources(sys.modules[module].__doc__)
     return name, _sources(getattr(function, "__doc__", None)), of_module
 

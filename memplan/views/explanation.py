@@ -37,9 +37,11 @@ def show_explanation(
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPED_WIDTH
     peak = report.peak
+    trains = report.plan is None or not report.plan.generates
+    steps = f" (step {peak.step} and later)" if trains else ""
     parts: list[RenderableType] = [
         Text(""),
-        Text(f"Term by term, at the peak in {peak.phase} (step {peak.step} and later)"),
+        Text(f"Term by term, at the peak in {peak.phase}{steps}"),
     ]
     by_component = [
         (component, list(terms))
