@@ -57,7 +57,6 @@ def predict(
         logits = softcap(t, logits)
     if not batch.has_labels:
         return logits
-    t.end_phase("forward")
     loss = causal_lm_loss(t, logits)
     hidden_states.release()  # a local of the model's, which has returned
     keep_as_fp32(t, logits)

@@ -13,12 +13,15 @@ def causal_lm_loss(t: Tape, logits: Tensor) -> Tensor:
 
     An fp32 copy of the logits lives until the loss is computed, and so do the labels
     with one more for each sample; of N * V logits only the log-softmax in fp32 is
-    saved, and the shifted labels with it.
+    saved, and the shifted labels with it. The phase of the loss begins with the
+    cross-entropy.
     """
+    t.begin_loss()
     upcast = cast(t, logits, "fp32")
     *samples, length, _ = logits.shape
     padded = t.tensor((*samples, length + 1), "int64")
     shifted = t.tensor((*samples, length), "int64")
+    t.end_phase("forward")
     loss = cross_entropy(t, upcast, shifted)
     del padded
     return loss

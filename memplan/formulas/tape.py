@@ -530,13 +530,17 @@ class Tape:
         finally:
             self.mode = outer
 
+    def begin_loss(self) -> None:
+        """The model itself has run: what follows belongs to its loss."""
+        self.loss_start = len(self.nodes)
+
     def end_phase(self, name: str) -> None:
         """Close the phase that ends here and begin the next."""
         end = self.live.plus(Totals())
         self.phases.append(Phase(name, self.peak, end, self.events))
         self.events = Events()
-        if name == "forward":
-            self.loss_start = len(self.nodes)
+        if name == "forward" and not self.loss_start:
+            self.begin_loss()
         self.peak = Peak(self.live.plus(Totals()), self.place)
 
     def raise_peak(

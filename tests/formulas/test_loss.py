@@ -99,6 +99,15 @@ def test_outputs_are_copied_to_fp32_where_autocast_made_them_low():
     del head
 
 
+def test_the_loss_begins_beside_its_copy_of_the_logits():
+    t = tape()
+    loss = causal_lm_loss(t, logits(t, "bf16"))
+    (forward,) = t.phases
+    assert forward.name == "forward"
+    assert forward.end.block_bytes == (2 + 4) * N * V + LABELS
+    del loss
+
+
 def test_ddp_clones_each_output_and_one_that_is_there_twice_goes_once():
     t = tape("bf16", clones_outputs=True)
     head = logits(t, "bf16")

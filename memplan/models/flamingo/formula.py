@@ -40,7 +40,6 @@ def forward(t: Tape, config: FlamingoConfig, batch: Batch) -> Tensor:
         )
     if not batch.has_labels:
         return logits
-    t.end_phase("forward")
     loss = causal_lm_loss(t, logits)
     del hidden_states
     return loss
