@@ -12,12 +12,13 @@ import pytest
 from memplan import TrainingPlan, estimate
 from memplan.errors import ModelConfigError, PlanError
 from memplan.formulas.parameters import Stored
-from memplan.formulas.setting import Batch, Setting
+from memplan.formulas.setting import Batch, LowRank, Setting
 from memplan.formulas.tape import Tape
 from memplan.models import find_model
 from memplan.models.catalogue import read_preset
 from memplan.models.flamingo.config import NfnetConfig
 from memplan.models.flamingo.cross_attention import GatedBlock
+from memplan.models.flamingo.language import token_rows
 from memplan.models.flamingo.nfnet import nfnet
 
 PERCEIVER = 63_019_008
@@ -425,3 +426,20 @@ def test_the_vision_encoder_cannot_be_trained():
 def test_what_cannot_be_built_is_refused(variation, changes, message):
     with pytest.raises(ModelConfigError, match=message):
         estimate(TrainingPlan(model=variation("openflamingo-tiny", **changes)))
+
+
+@pytest.mark.parametrize(
+    ("low_rank", "quantization", "wants"),
+    [(None, "none", False), (8, "none", True), (8, "nf4", False)],
+)
+def test_adapters_make_the_rows_of_tokens_want_a_gradient(
+    low_rank, quantization, wants
+):
+    """Checkpointed or not: Flamingo does not tell PEFT which."""
+    adapters = None if low_rank is None else LowRank(rank=low_rank, targets=("query",))
+    t = Tape(
+        policy=lambda name, shape, is_linear: Stored("bf16", False, 0),
+        setting=Setting(low_rank=adapters, quantization=quantization),
+    )
+    rows = token_rows(t, t.weight("table", (64, 16)), (2, 8))
+    assert (rows.edge is not None) == wants

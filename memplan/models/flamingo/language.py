@@ -7,21 +7,22 @@ from dataclasses import dataclass
 
 from memplan.formulas.layers import (
     activation,
-    adapted_embedding,
     add,
     cast,
     copy,
+    embedding,
     masked_fill,
     rms_norm,
     scale,
 )
 from memplan.formulas.linear import linear
 from memplan.formulas.loss import last_token
+from memplan.formulas.parameters import Shape
 from memplan.formulas.plain_attention import matmul, softmax
 from memplan.formulas.setting import Batch
 from memplan.formulas.stacks import Layers
 from memplan.formulas.tape import Tape
-from memplan.formulas.tensors import Tensor
+from memplan.formulas.tensors import Tensor, Weight
 from memplan.models.flamingo.config import LanguageConfig
 from memplan.models.gpt_neox.config import GptNeoxConfig
 from memplan.models.gpt_neox.formula import decoder
@@ -54,7 +55,7 @@ def mpt(t: Tape, config: LanguageConfig, batch: Batch, layers: Layers) -> Output
     )
     with t.scope("transformer.wte"):
         table = t.weight("weight", (V, D), is_tied=True)
-        inputs_embeds = adapted_embedding(t, table, (B, L))
+        inputs_embeds = token_rows(t, table, (B, L))
         t.leave_table(table)
     hidden_states = transformer(t, sizes, inputs_embeds, layers)
     del inputs_embeds
@@ -79,12 +80,25 @@ def gpt_neox(t: Tape, config: LanguageConfig, batch: Batch, layers: Layers) -> O
     )
     with t.scope("gpt_neox.embed_in"):
         table = t.weight("weight", (V, D))
-        inputs_embeds = adapted_embedding(t, table, (B, L))
+        inputs_embeds = token_rows(t, table, (B, L))
         t.leave_table(table)
     hidden_states = decoder(t, sizes, inputs_embeds, layers)
     del inputs_embeds
     head_input = predicting(t, batch, hidden_states)
     return hidden_states, linear(t, "embed_out", head_input, V, bias=False)
+
+
+def token_rows(t: Tape, table: Weight, shape: Shape) -> Tensor:
+    """`embedding`, which PEFT makes require a gradient where it adapts the model.
+
+    It does so where layers are checkpointed, and takes a model that does not say, as
+    Flamingo, for one where they are; not beside a quantized base (peft 0.21
+    `peft_model.py`, `is_gradient_checkpointing`).
+    """
+    rows = embedding(t, table, shape)
+    if t.setting.low_rank is None or t.setting.quantization != "none":
+        return rows
+    return t.require_gradient(rows)
 
 
 def predicting(t: Tape, batch: Batch, hidden_states: Tensor) -> Tensor:
@@ -104,7 +118,7 @@ def chinchilla(
     D, V = config.hidden_size, config.vocab_size
     with t.scope("embed"):
         table = t.weight("weight", (V, D), is_tied=True)
-    hidden_states = adapted_embedding(t, table, (B, L))
+    hidden_states = token_rows(t, table, (B, L))
     t.leave_table(table)
     # <EOC> has a learnt embedding of its own (section 3.2.1), in the place of an id.
     eoc = t.weight("eoc_embedding", (1, D))
