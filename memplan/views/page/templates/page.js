@@ -110,6 +110,7 @@
     draw();
   };
 
+  document.getElementById("unscripted").hidden = true;
   button.hidden = false;
   button.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
