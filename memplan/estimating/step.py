@@ -213,6 +213,7 @@ def sharder_of(plan: TrainingPlan) -> Sharder:
             stage=plan.zero_stage,
             offloads_optimizer=plan.offload_optimizer,
             offloads_parameters=plan.offload_parameters,
+            accumulates=plan.gradient_accumulation_steps > 1,
         )
     if plan.zero_stage == 0 or (num_ranks == 1 and not plan.offload_parameters):
         return Ddp(num_ranks=num_ranks)

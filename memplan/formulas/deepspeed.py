@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from memplan.formulas.deepspeed_prefetch import is_persistent
 from memplan.formulas.deepspeed_step import (
     REDUCE_BUCKET_ELEMENTS,
+    Bucket,
     Stage1And2,
     Stage3,
+    gradient_bytes,
 )
 from memplan.formulas.gathering import Gathering
 from memplan.formulas.parameters import Parameter
@@ -39,6 +41,8 @@ class DeepSpeed:
     stage: int
     offloads_optimizer: bool = False
     offloads_parameters: bool = False
+    accumulates: bool = False
+    """Several micro-batches a step: the last one finds gradients there."""
     runs_autocast: bool = False
     clones_outputs: bool = False
     keeps_fp32: bool = False
@@ -114,7 +118,9 @@ class DeepSpeed:
         """Gradients of a partition are joined and copied to fp32, then updated.
 
         Below stage 3 those in low precision are freed between the two. Before that
-        their norm is computed in fp64, tensor by tensor.
+        their norm is computed in fp64, tensor by tensor; and before all, once the
+        backward pass is done, what is left in the bucket is copied once more
+        (`independent_gradient_partition_epilogue`).
         """
         if self.offloads_optimizer or not trained(parameters):
             return []
@@ -122,11 +128,15 @@ class DeepSpeed:
         norm = [(8 * self._largest_part(parameters), 1)]
         if self.stage == 3:
             joined = [(size // 2, n) for size, n in fp32]
-            return _highest(norm, [*joined, *fp32], [*fp32, *own])
+            last = [(self._left_in_bucket(parameters), 1)]
+            return _highest(last, norm, [*joined, *fp32], [*fp32, *own])
         low = self._flat(parameters)
         cut = [(self.cut_bytes(parameters), 1)]
         freed = [(size, -n) for size, n in low]
-        return _highest([*cut, *norm], [*cut, *low, *fp32], [*fp32, *own, *freed])
+        candidates = [[*cut, *norm], [*cut, *low, *fp32], [*fp32, *own, *freed]]
+        if self.stage == 2:
+            candidates.append(self._last_reduction(parameters))
+        return _highest(*candidates)
 
     def assumptions(self) -> tuple[str, ...]:
         return (
@@ -161,6 +171,26 @@ class DeepSpeed:
                 held[rank] += p.num_elements
             start = end
         return (max(held) - size) * item_bytes(some[0])
+
+    def _last_reduction(self, parameters: Sequence[Parameter]) -> Tensors:
+        """The bucket with a copy beside the partition, which the first copy makes."""
+        some = trained(parameters)
+        copied, cut = self._left_in_bucket(parameters), self.cut_bytes(parameters)
+        is_first = total_elements(some) <= REDUCE_BUCKET_ELEMENTS
+        if is_first and not self.accumulates:
+            own = self.partition(parameters) * item_bytes(some[0])
+            beside = [(max(cut, copied - own), 1)]
+        else:
+            beside = [(cut, 1), (copied, 1)]
+        return [(REDUCE_BUCKET_ELEMENTS * item_bytes(some[0]), 1), *beside]
+
+    def _left_in_bucket(self, parameters: Sequence[Parameter]) -> int:
+        """Bytes of the gradients that came since the bucket was full last."""
+        some = trained(parameters)
+        bucket = Bucket(item_bytes(some[0]))
+        for parameter in reversed(list(in_model_order(some))):
+            bucket.fill(gradient_bytes(parameter))
+        return bucket.filled * bucket.item_bytes
 
     def _largest_part(self, parameters: Sequence[Parameter]) -> int:
         """Elements of the largest gradient in the partition."""

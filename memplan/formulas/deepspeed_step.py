@@ -199,7 +199,10 @@ class Stage1And2(NoGathering):
             self._hold_partition(tape)
 
     def end_backward(self, tape: Tape) -> None:
-        """Stage 1 reduces all its gradients now; the bucket is freed."""
+        """Stage 1 reduces all its gradients now, and frees the bucket.
+
+        Stage 2 reduces what is left in its own before the optimizer steps.
+        """
         if self.sharder.stage == 1:
             whole = [
                 (p.name, gradient_bytes(p), p.count)
@@ -213,10 +216,8 @@ class Stage1And2(NoGathering):
             if tape.ledger is not None:
                 held.items = gradients(whole)
             tape.live = tape.live.plus(held, -1)
-        else:
-            tape.note(self.bucket.filled * self.bucket.item_bytes, COPY)
-        self._hold_partition(tape)
-        tape.grow(-self.bucket_bytes, BUCKET)
+            self._hold_partition(tape)
+            tape.grow(-self.bucket_bytes, BUCKET)
 
     def _make_bucket(self, tape: Tape) -> None:
         size_bytes = self._bytes_to_make()
@@ -350,7 +351,6 @@ class Stage3(NoGathering):
         self._hold_next(tape)
 
     def end_backward(self, tape: Tape) -> None:
-        tape.note(self.bucket.filled * self.bucket.item_bytes, COPY)
         tape.grow(-self.held_bytes, GATHERED)
         self.held_bytes = 0
 

@@ -324,13 +324,13 @@ CUT = V * D + 2 * D * D - PART
 
 def test_norms_are_computed_in_fp64():
     """8 bytes for each element of the largest gradient, as far as it is owned."""
-    needed = total(deepspeed(2).step_temporaries(TRAINED, []))
+    needed = total(deepspeed(1).step_temporaries(TRAINED, []))
     assert needed == 2 * CUT + 8 * PART
 
 
 def test_the_optimizer_steps_beside_fp32_gradients_in_place_of_the_others():
     """4 bytes of a gradient and the optimizer's own 20, less 2 that are freed."""
-    needed = total(deepspeed(2).step_temporaries(TRAINED, [(20 * PART, 1)]))
+    needed = total(deepspeed(1).step_temporaries(TRAINED, [(20 * PART, 1)]))
     assert needed == 4 * PART + 20 * PART - 2 * PART
 
 
@@ -348,10 +348,31 @@ def test_stage_1_keeps_whole_gradients_until_the_end():
     assert peak.gradient_bytes == TABLE + LAYERS * LAYER
 
 
-def test_a_partition_is_left():
-    for stage in (1, 2):
-        end = traced(deepspeed(stage), kept=None)["backward"].end
-        assert end.gradient_bytes == (2 * TABLE + LAYERS * LAYER) // RANKS
+def test_stage_1_leaves_a_partition():
+    end = traced(deepspeed(1), kept=None)["backward"].end
+    assert end.gradient_bytes == (2 * TABLE + LAYERS * LAYER) // RANKS
+
+
+def test_stage_2_leaves_its_bucket_and_reduces_it_before_the_optimizer_steps():
+    """The copy is gone when the partition, with what its borders cut, is made."""
+    end = traced(deepspeed(2), kept=None)["backward"].end
+    bucket = 2 * REDUCE_BUCKET_ELEMENTS
+    assert bucket < end.block_bytes < bucket + MiB
+    needed = total(deepspeed(2).step_temporaries(TRAINED, []))
+    assert needed == bucket + max(2 * CUT, 2 * ELEMENTS - 2 * PART)
+
+
+def test_a_partition_of_earlier_micro_batches_stands_beside_the_copy():
+    sharder = deepspeed(2, accumulates=True)
+    needed = total(sharder.step_temporaries(TRAINED, []))
+    assert needed == 2 * REDUCE_BUCKET_ELEMENTS + 2 * CUT + 2 * ELEMENTS
+
+
+def test_stage_3_copies_what_is_left_in_the_bucket_before_the_optimizer_steps():
+    """Of 600 million elements, those that came after the bucket was full."""
+    parameters = [weight("w", 20_000, 15_000), weight("v", 20_000, 15_000)]
+    needed = total(DeepSpeed(num_ranks=64, stage=3).step_temporaries(parameters, []))
+    assert needed == 2 * 300_000_000
 
 
 def test_a_full_bucket_is_copied_once_more():
