@@ -288,3 +288,26 @@ def test_gathering_rows_saves_nothing_and_gives_back_zeros_of_the_whole():
     y = gather_rows(t, feature_map(t), 1)
     assert (t.live.saved_bytes, y.num_bytes) == (0, MAP // B)
     assert highest_of_backward(t, y) == MAP // B + MAP
+
+
+@pytest.mark.parametrize(
+    ("num_pictures", "channels", "side", "forward_mib", "backward_mib"),
+    [
+        # What cuDNN 9.24 asked for on capability 7.5, 256 kernels of 3 x 3 in fp32.
+        (2, 256, 25, 6.25, 15.89),
+        (2, 256, 100, 6.25, 96.89),
+        (512, 256, 14, 585.0, 585.0),
+        (512, 1024, 7, 396.0, 396.0),
+        (4096, 1024, 7, 2916.0, 2916.0),
+    ],
+)
+def test_without_tensor_cores_a_convolution_is_winograds(
+    num_pictures, channels, side, forward_mib, backward_mib
+):
+    pixels = (num_pictures, channels, side, side)
+    outputs = (num_pictures, 256, side, side)
+    forward, backward = workspace_bytes(
+        pixels, (256, channels, 3, 3), outputs, "fp32", (7, 5)
+    )
+    assert forward / 2**20 == pytest.approx(forward_mib, abs=0.01)
+    assert backward / 2**20 == pytest.approx(backward_mib, abs=0.01)
