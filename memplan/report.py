@@ -185,7 +185,7 @@ class Term:
 class Explanation:
     """Every term of an estimate at its peak: the sum is `peak.device_bytes`."""
 
-    letters: dict[str, str]
+    letters: dict[str, str] = field(hash=False)
     """What the letters of the formulas stand for."""
     terms: tuple[Term, ...]
     """The largest of each component first."""

@@ -99,6 +99,7 @@ def test_an_explanation_changes_nothing_else():
 def test_an_explanation_survives_json():
     report = explained(**LLAMA)
     assert from_json(to_json(report)) == report
+    assert hash(report) == hash(from_json(to_json(report)))
 
 
 def test_an_activation_of_repeated_layers_is_one_term():
