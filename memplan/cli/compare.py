@@ -20,6 +20,7 @@ from memplan.cli.output import (
 from memplan.cli.plan_flags import given, takes_plan
 from memplan.cli.program import check_one_card, plan_of, say
 from memplan.cli.values import parse_targets
+from memplan.errors import CommandError
 
 if TYPE_CHECKING:
     from memplan.compare import Progress, Say
@@ -92,6 +93,10 @@ def compare(
 
     fields = given(flags)
     check_one_card(fields, "comparison")
+    if "model" not in fields and "parameters" not in fields:
+        raise CommandError(
+            "There is nothing to compare.", hint="Name a model of `memplan models`."
+        )
     plan = plan_of(fields, [], "compare")
     check_output(output, force=force)
     with _told(has_lines=by is not By.ESTIMATE) as tell:

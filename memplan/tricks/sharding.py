@@ -21,7 +21,7 @@ FILES = {
         3: "deepspeed/runtime/zero/stage3.py",
     },
 }
-SHARDED = {1: "optimizer states", 2: "states and gradients", 3: "states and weights"}
+SHARDED = {1: "states", 2: "states, gradients", 3: "all model states"}
 COSTS = {
     1: "Ranks exchange as much as DDP does.",
     2: "Ranks exchange as much as DDP does.",
@@ -62,7 +62,7 @@ def _all_to_host(sharding: str) -> Callable[[TrainingPlan], Fields | str]:
 _STAGES = tuple(
     Trick(
         name=f"{'zero' if sharding == 'fsdp2' else sharding}-{stage}",
-        title=f"share {SHARDED[stage]} ({WHOSE[sharding]})",
+        title=f"{WHOSE[sharding]}: share {SHARDED[stage]}",
         technique="ZeRO and FSDP",
         exactness="rounding",
         cost=COSTS[stage],
@@ -77,7 +77,7 @@ TRICKS = (
     *_STAGES,
     Trick(
         name="offload-states",
-        title="states to the host (DeepSpeed)",
+        title="DeepSpeed: states to the host",
         technique="CPU offload",
         exactness="rounding",
         cost="Gradients go to host memory and weights come back over PCIe; the "
@@ -87,7 +87,7 @@ TRICKS = (
     ),
     Trick(
         name="offload-fsdp2",
-        title="all to the host (FSDP2)",
+        title="FSDP2: model states to the host",
         technique="CPU offload",
         exactness="rounding",
         cost="Weights come over PCIe for each use, forward and backward; the processor "
@@ -97,7 +97,7 @@ TRICKS = (
     ),
     Trick(
         name="offload-deepspeed",
-        title="all to the host (DeepSpeed)",
+        title="DeepSpeed: all states to the host",
         technique="CPU offload",
         exactness="rounding",
         cost="Weights come over PCIe for each use, forward and backward; the processor "
