@@ -7,6 +7,7 @@ before. A trick without a closed form is expected to save what it saved alone.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from memplan.comparing.comparison import need_of
 from memplan.comparing.engines import Found
@@ -76,23 +77,29 @@ def _candidates(
     known: Mapping[TrainingPlan, Found],
 ) -> Iterator[_Candidate]:
     """The tricks that go with those taken, and are expected to save something."""
-    now = _estimated(tricked.plan)
     for trick in left:
         try:
             after = in_place(base, tricked, trick)
         except MemplanError:
             continue
-        seen, then = known.get(after.plan), _estimated(after.plan)
+        seen = known.get(after.plan)
         if isinstance(seen, MemoryReport):
             expected = need_of(seen)
-        elif now is None or then is None:
-            expected = needed - saved_alone[trick]
         else:
-            expected = needed - now + then
-            if _adds_unknown(tricked, after):
-                expected -= saved_alone[trick]
+            expected = needed - _expected_saving(tricked, after, saved_alone[trick])
         if expected <= (1 - LEAST) * needed:
             yield _Candidate(trick=trick, tricked=after, expected_bytes=expected)
+
+
+def _expected_saving(before: Tricked, after: Tricked, saved_alone: int) -> int:
+    """By estimate; what that does not know saves what it saved alone."""
+    now, then = _estimated(before.plan), _estimated(after.plan)
+    if now is None or then is None:
+        return saved_alone
+    adds_unknown = any(
+        getattr(before.plan, name) != getattr(after.plan, name) for name in _UNKNOWN
+    )
+    return now - then + (saved_alone if adds_unknown else 0)
 
 
 def _best_first(candidates: Iterator[_Candidate], needed: int) -> Iterator[_Candidate]:
@@ -121,19 +128,13 @@ def _samples_per_s(plan: TrainingPlan) -> float:
     return speed.samples_per_s if speed else 0.0
 
 
+@lru_cache(maxsize=256)  # that of the step before is asked for each candidate
 def _estimated(plan: TrainingPlan) -> int | None:
     """By the closed form, without what that does not know."""
     try:
         return needed_bytes(replace(plan, **_UNKNOWN))
     except MemplanError:
         return None
-
-
-def _adds_unknown(before: Tricked, after: Tricked) -> bool:
-    """Whether a trick sets something that the closed form does not know."""
-    return any(
-        getattr(before.plan, name) != getattr(after.plan, name) for name in _UNKNOWN
-    )
 
 
 _UNKNOWN: Fields = {name: DEFAULTS[name] for name in NO_CLOSED_FORM}

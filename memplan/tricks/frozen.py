@@ -6,6 +6,7 @@ preset that trains less than the plan does is a trick, `train-<set>`.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 from memplan.errors import MemplanError
 from memplan.estimate import estimate
@@ -57,6 +58,7 @@ def _trains(name: str, model: Model) -> Callable[[TrainingPlan], Fields | str]:
     return changes
 
 
+@lru_cache(maxsize=256)  # each step of a comparison asks again
 def _num_trained(plan: TrainingPlan) -> int | None:
     """Parameters that a plan trains; None where it has no estimate."""
     try:
