@@ -77,5 +77,6 @@ def _environment() -> "Environment":
     environment.filters["shown"] = shown
     environment.tests["bytes"] = lambda cell: isinstance(cell, int)
     environment.tests["long"] = lambda cell: len(shown(cell)) > LONG
+    environment.tests["flags"] = lambda cell: shown(cell).startswith("--")
     environment.globals["kind_of"] = lambda block: KINDS[type(block)]
     return environment

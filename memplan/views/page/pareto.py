@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 HEIGHT = 380
+MARGIN = 0.08
+"""Of the width, beside the outermost points."""
 LOOKS = {"measured": (BLUE, "circle"), "counted": (VERMILION, "diamond-open")}
 NOTES = {
     "measured": "Speeds were measured on a card.",
@@ -143,13 +145,19 @@ def _draw(
                 "%{y:.3g} samples/s<extra></extra>",
             )
     lay_out(figure, height=HEIGHT, x_title="GiB on the device")
-    figure.update_xaxes(rangemode="tozero")
-    figure.update_yaxes(
-        title={"text": "samples/s per GPU", "font": {"size": 12}}, rangemode="tozero"
-    )
+    needs = [point.need_bytes for point in points]
+    figure.update_xaxes(range=_span([*needs, *([budget] if budget else [])]))
+    figure.update_yaxes(title={"text": "samples/s per GPU", "font": {"size": 12}})
     if budget is not None:
         mark(figure, gib(budget), "budget")
     return figure
+
+
+def _span(sizes: Sequence[int]) -> list[float]:
+    """GiB from the smallest to the largest, and a little beyond."""
+    low, high = gib(min(sizes)), gib(max(sizes))
+    margin = MARGIN * (high - low or high)
+    return [max(low - margin, 0), high + margin]
 
 
 def _number(point: Point, front: Sequence[Point]) -> int:

@@ -1,6 +1,7 @@
 """Tricks in words and tables: each alone, the classic table, what was left out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from memplan.comparing.comparison import Comparison, Entry, Variant
 from memplan.views.page.parts import Cell, Table
@@ -30,10 +31,26 @@ def peak_of(variant: Variant) -> str:
     return error.phase if error is not None else variant.report.peak.phase
 
 
-def speed_of(variant: Variant) -> str | None:
-    """`12.3 samples/s (measured)`."""
-    speed = variant.speed
-    return f"{speed.samples_per_s:.3g} samples/s ({speed.basis})" if speed else None
+def _speeds(
+    variants: Sequence[Variant],
+) -> tuple[str, list[str | None]] | None:
+    """A heading that says how they are known, and a cell each; None: there are none."""
+    speeds = [variant.speed for variant in variants]
+    bases = sorted({speed.basis for speed in speeds if speed})
+    if not bases:
+        return None
+    cells = [f"{speed.samples_per_s:.3g}" if speed else None for speed in speeds]
+    return f"samples/s, {' and '.join(bases)}", cells
+
+
+def with_speeds(table: Table, variants: Sequence[Variant]) -> Table:
+    """The same rows, each with the speed of its variant, where there are speeds."""
+    found = _speeds(variants)
+    if found is None:
+        return table
+    heading, cells = found
+    rows = [(*row, cell) for row, cell in zip(table.rows, cells, strict=True)]
+    return replace(table, head=(*table.head, heading), rows=tuple(rows))
 
 
 def trick_tables(comparison: Comparison) -> Iterator[Table]:
@@ -47,10 +64,20 @@ def trick_tables(comparison: Comparison) -> Iterator[Table]:
     if comparison.left_out:
         yield Table(
             caption="Left out",
-            head=("trick", "why"),
-            rows=tuple((one.name, one.reason) for one in comparison.left_out),
+            head=("tricks", "why"),
+            rows=tuple(
+                (", ".join(names), reason) for reason, names in _left_out(comparison)
+            ),
             texts=(0, 1),
         )
+
+
+def _left_out(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
+    """Each reason with the tricks that it keeps out."""
+    names: dict[str, list[str]] = {}
+    for one in comparison.left_out:
+        names.setdefault(one.reason, []).append(one.name)
+    yield from names.items()
 
 
 def _entry(comparison: Comparison, name: str) -> Entry | None:
@@ -58,29 +85,28 @@ def _entry(comparison: Comparison, name: str) -> Entry | None:
 
 
 def _alone(comparison: Comparison) -> Table:
-    baseline = comparison.baseline
-    has_speeds = any(variant.speed for variant in comparison.alone)
-    head = ["trick", "flags", "saves", "then on the device", "fits", "peak in"]
-    rows = []
-    for variant in comparison.alone:
-        row: list[Cell] = [
+    before = comparison.baseline.need_bytes
+    rows: list[tuple[Cell, ...]] = [
+        (
             titles_of(comparison, variant),
             variant.flags,
-            baseline.need_bytes - variant.need_bytes,
+            before - variant.need_bytes,
             variant.need_bytes,
             "yes" if variant.report.fits else "no",
             peak_of(variant),
-        ]
-        if has_speeds:
-            row.append(speed_of(variant))
-        rows.append(tuple(row))
-    if has_speeds:
-        head.append("speed")
-    return Table(
-        caption="Each trick alone",
-        head=tuple(head),
-        rows=tuple(rows),
-        texts=(0, 1, 4, 5),
+            exactness_of(comparison, variant),
+        )
+        for variant in comparison.alone
+    ]
+    head = ("trick", "flags", "saves", "then on the device", "fits", "peak in")
+    return with_speeds(
+        Table(
+            caption="Each trick alone",
+            head=(*head, "results"),
+            rows=tuple(rows),
+            texts=(0, 1, 4, 5, 6),
+        ),
+        comparison.alone,
     )
 
 
@@ -92,10 +118,10 @@ def _classic(comparison: Comparison) -> Table:
         rows.append(
             (
                 row.technique,
-                row.memory,
+                None if row.memory == "unknown" else row.memory,
                 row.saved_bytes,
-                row.speed,
-                None if change is None else f"{change:+.0%}",
+                None if row.speed == "unknown" else row.speed,
+                None if change is None else _percent(change),
                 title_of(comparison, row.best) if row.best else None,
                 row.note or None,
             )
@@ -106,6 +132,12 @@ def _classic(comparison: Comparison) -> Table:
         rows=tuple(rows),
         texts=(0, 1, 3, 5, 6),
     )
+
+
+def _percent(fraction: float) -> str:
+    """`-22%`; what rounds to nothing has no sign."""
+    text = f"{fraction:+.0%}"
+    return "0%" if text in ("+0%", "-0%") else text
 
 
 def _entries(comparison: Comparison) -> Table:

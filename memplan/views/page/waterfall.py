@@ -19,7 +19,7 @@ from memplan.views.page.frame import (
     plain,
 )
 from memplan.views.page.parts import Plot, Table
-from memplan.views.page.tricks import exactness_of, peak_of, speed_of, title_of
+from memplan.views.page.tricks import exactness_of, peak_of, title_of, with_speeds
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -93,31 +93,28 @@ def _draw(comparison: Comparison) -> "go.Figure":
 
 def _table(comparison: Comparison) -> Table:
     chain = chain_of(comparison)
-    has_speeds = any(variant.speed for variant in chain)
-    head = ["step", "saves", "then on the device", "fits", "peak in", "results"]
-    rows = []
-    before = chain[0].need_bytes
-    for label, variant in zip(step_labels(comparison), chain, strict=True):
-        saved = before - variant.need_bytes if variant.tricks else None
-        row: list[str | int | None] = [
+    needs = [variant.need_bytes for variant in chain]
+    saved = [None, *(before - after for before, after in pairwise(needs))]
+    labels = step_labels(comparison)
+    rows = [
+        (
             label,
-            saved,
+            saving,
             variant.need_bytes,
             "yes" if variant.report.fits else "no",
             peak_of(variant),
             exactness_of(comparison, variant),
-        ]
-        if has_speeds:
-            row.append(speed_of(variant))
-        rows.append(tuple(row))
-        before = variant.need_bytes
-    if has_speeds:
-        head.append("speed")
-    return Table(
-        caption="One after another",
-        head=tuple(head),
-        rows=tuple(rows),
-        texts=(0, 3, 4, 5),
+        )
+        for label, saving, variant in zip(labels, saved, chain, strict=True)
+    ]
+    return with_speeds(
+        Table(
+            caption="One after another",
+            head=("step", "saves", "then on the device", "fits", "peak in", "results"),
+            rows=tuple(rows),
+            texts=(0, 3, 4, 5),
+        ),
+        chain,
     )
 
 
