@@ -96,21 +96,16 @@ class Done:
         return json.loads(self.stdout)
 
 
-def run(verb, command, variables=()):
-    """`memplan VERB --json` of a command, in the folder of the programs."""
+def run(verb, command, variables=(), folder=PROGRAMS):
+    """`memplan VERB --json` of a command, which names a program of this folder."""
     mark = f"MEMPLAN_TEST_RUN={os.getpid()} {command}"
     name, value = mark.split("=", 1)
     own_tools = Path(sys.executable).parent
-    environment = {
-        **os.environ,
-        name: value,
-        "PATH": os.pathsep.join([str(own_tools), os.environ["PATH"]]),
-        "HF_HUB_OFFLINE": "1",
-        **dict(variables),
-    }
+    environment = {**os.environ, **dict(variables), name: value, "HF_HUB_OFFLINE": "1"}
+    environment["PATH"] = os.pathsep.join([str(own_tools), environment["PATH"]])
     done = subprocess.run(
         [sys.executable, "-m", "memplan", verb, "--json", *shlex.split(command)],
-        cwd=PROGRAMS,
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
@@ -381,13 +376,17 @@ def test_the_same_run_gives_the_same_report(report_of, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddp", "zero 1", "fsdp2", "deepspeed 2"])
-def test_a_rank_without_nccl_takes_what_it_takes_with_a_virtual_one(report_of, name):
+def test_a_rank_without_nccl_takes_what_it_takes_with_a_virtual_one(
+    report_of, name, tmp_path
+):
     """`profile --ranks` has PyTorch's fake groups, `rehearse --num-gpus` NCCL's."""
     rehearsed = report_of(name)
     card = virtual_environment(None, find_gpu("h100-80gb"), context_bytes=500 * MiB)
     flags, program = COMMANDS[name].split(" -- torchrun ")
     flags = flags.replace("--num-gpus", "--timed-steps 0 --ranks")
-    seen = run("profile", f"{flags} -- python {program}", card.variables).report
+    words = f"{flags} -- python {shlex.quote(str(PROGRAMS))}/{program}"
+    # Where it leaves its capture.
+    seen = run("profile", words, card.variables, folder=tmp_path).report
     for kind in ("requested_bytes", "allocated_bytes", "reserved_bytes"):
         assert seen["peak"][kind] == rehearsed["peak"][kind]
     assert seen["components"] == rehearsed["components"]
