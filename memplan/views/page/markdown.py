@@ -17,9 +17,9 @@ def as_markdown(page: Page) -> str:
 
 
 def _verdict(verdict: Verdict) -> str:
-    word = "fits" if verdict.fits else "does not fit"
+    margin = f"{text(verdict.margin)} ({verdict.source})"
     lines = [
-        f"**{word}** {text(verdict.run)}: {text(verdict.margin)} ({verdict.source})",
+        f"**{verdict.word}** {text(verdict.run)}: {margin}",
         text(verdict.need),
         text(verdict.advice),
         verdict.command and code(verdict.command),

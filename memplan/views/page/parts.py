@@ -70,6 +70,8 @@ class Verdict:
     """Whether it fits, and by how much."""
 
     fits: bool
+    word: str
+    """`fits`, `fits, narrowly` or `does not fit`."""
     run: str
     """Model and card."""
     margin: str

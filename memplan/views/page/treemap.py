@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memplan.captures.breakdown import Breakdown, Row, breakdown_of, flat, folded
-from memplan.report import MemoryReport
+from memplan.report import Holder, MemoryReport, Term
 from memplan.units import format_gib
 from memplan.views.page.frame import BLUE, GREY, PAPER, lay_out, plain
 from memplan.views.page.inputs import Entry
-from memplan.views.page.parts import Plot, Table
+from memplan.views.page.parts import Cell, Plot, Table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -49,9 +49,21 @@ def treemap_plot(entry: Entry, name: str) -> Plot | None:
             note="Areas are bytes alive at the peak, and add up to what was allocated. "
             "A click opens a module; grey belongs to none.",
         )
+    if report.explanation is not None:
+        rows = _by_component((t.component, t.name, t.bytes, 1) for t in _terms(report))
+        return Plot(
+            name=name,
+            title=f"Term by term, {entry.label}",
+            alternative=_in_words("term", rows, report.peak.device_bytes),
+            draw=lambda: _draw(list(_areas(rows))),
+            table=_terms_table(report),
+            note="The terms of the estimate add up to what the device holds.",
+        )
     if not report.holders:
         return None
-    rows = _rows_of_holders(report)
+    rows = _by_component(
+        (one.component, _tensor(one), one.bytes, one.count) for one in report.holders
+    )
     return Plot(
         name=name,
         title=f"The largest, {entry.label}",
@@ -77,8 +89,7 @@ def _draw(areas: Sequence[Area]) -> "go.Figure":
         branchvalues="total",
         maxdepth=4,
         textinfo="label+text",
-        hovertemplate="%{label}<br>%{text}, %{percentRoot:.1%} of the peak"
-        "<extra></extra>",
+        hovertemplate="%{label}<br>%{text}, %{percentRoot:.1%} of all<extra></extra>",
         marker={
             "colors": [GREY, *(BLUE if area.is_module else GREY for area in areas)],
             "line": {"color": PAPER, "width": 1},
@@ -109,28 +120,49 @@ def _areas(rows: Iterable[Row], parent: str = ROOT) -> Iterator[Area]:
             yield from _areas(row.rows, key)
 
 
-def _rows_of_holders(report: MemoryReport) -> tuple[Row, ...]:
-    """By component, and in each the tensors that are named."""
-    rows = []
-    for component in dict.fromkeys(holder.component for holder in report.holders):
-        parts = tuple(
-            Row(
-                name=": ".join(filter(None, (one.module, one.name))) or "(no name)",
-                bytes=one.bytes,
-                count=one.count,
-            )
-            for one in report.holders
-            if one.component == component
+def _by_component(parts: Iterable[tuple[str, str, int, int]]) -> tuple[Row, ...]:
+    """Components, and in each what is named: its name, bytes and number."""
+    found: dict[str, list[Row]] = {}
+    for component, name, size_bytes, count in parts:
+        row = Row(name=name, bytes=size_bytes, count=count)
+        found.setdefault(component.replace("_", " "), []).append(row)
+    return tuple(
+        Row(
+            name=component,
+            bytes=sum(row.bytes for row in rows),
+            count=sum(row.count for row in rows),
+            rows=tuple(rows),
         )
-        rows.append(
-            Row(
-                name=component.replace("_", " "),
-                bytes=sum(part.bytes for part in parts),
-                count=sum(part.count for part in parts),
-                rows=parts,
-            )
-        )
-    return tuple(rows)
+        for component, rows in found.items()
+    )
+
+
+def _tensor(holder: Holder) -> str:
+    return ": ".join(filter(None, (holder.module, holder.name))) or "(no name)"
+
+
+def _terms(report: MemoryReport) -> tuple[Term, ...]:
+    return report.explanation.terms if report.explanation else ()
+
+
+def _terms_table(report: MemoryReport) -> Table:
+    """The largest with their formulas, what the others are together, and the sum."""
+    terms = sorted(_terms(report), key=lambda term: -term.bytes)
+    rows: list[tuple[Cell, ...]] = [
+        (term.name, term.component.replace("_", " "), term.formula, term.bytes)
+        for term in terms[:MOST_ROWS]
+    ]
+    rest = terms[MOST_ROWS:]
+    if rest:
+        size_bytes = sum(term.bytes for term in rest)
+        rows.append((f"and {len(rest)} more", None, None, size_bytes))
+    rows.append(("on the device", None, None, sum(term.bytes for term in terms)))
+    return Table(
+        caption="The terms of the estimate",
+        head=("term", "component", "formula", "held"),
+        rows=tuple(rows),
+        texts=(0, 1, 2),
+    )
 
 
 def _table(breakdown: Breakdown) -> Table:

@@ -17,6 +17,7 @@ def verdict_of(entry: Entry) -> Verdict:
     advice, command = _advice(report)
     return Verdict(
         fits=report.fits,
+        word=word_of(report),
         run=run_of(report),
         margin=margin_of(report),
         need=need_of(report),
@@ -50,6 +51,7 @@ def verdict_of_comparison(comparison: Comparison) -> Verdict:
         )
     return Verdict(
         fits=report.fits,
+        word=word_of(report),
         run=run_of(report),
         margin=margin_of(report),
         need=need_of(report),
@@ -59,9 +61,18 @@ def verdict_of_comparison(comparison: Comparison) -> Verdict:
     )
 
 
+def word_of(report: MemoryReport) -> str:
+    """The verdict in a word or two."""
+    if report.fits_narrowly:
+        return "fits, narrowly"
+    return "fits" if report.fits else "does not fit"
+
+
 def margin_of(report: MemoryReport) -> str:
     """`7.97 GiB to spare`, `46.84 GiB too much`, or where memory ended."""
     size = format_gib(abs(report.headroom_bytes))
+    if report.fits_narrowly:
+        return f"{size} to spare before fragmentation"
     if report.fits:
         return f"{size} to spare"
     error = report.out_of_memory

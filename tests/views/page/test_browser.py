@@ -199,7 +199,7 @@ def test_hovering_says_what_and_how_much(opened):
         page.locator("#plot-modules-0 .slice").nth(2).hover(force=True)
         said = page.locator("#plot-modules-0 .hoverlayer .hovertext").first
         said.wait_for()
-        assert "of the peak" in said.text_content()
+        assert "of all" in said.text_content()
 
 
 def test_the_legend_hides_and_shows_by_mouse_and_by_keyboard(opened):

@@ -11,6 +11,8 @@ from capture_files import CURVE, capture_file
 from record_files import plan_of, report_of
 
 from memplan.captures.capture_file import CaptureFile
+from memplan.estimate import estimate
+from memplan.report import ReservedMemory
 from memplan.units import GiB, MiB, format_gib
 from memplan.views.page.budget import budget_bytes, parts_of
 from memplan.views.page.content import page_of
@@ -149,6 +151,29 @@ def test_areas_of_a_treemap_add_up_to_what_was_allocated(tmp_path):
 def test_of_an_estimate_nobody_knows_the_modules():
     made = page_of(inputs_of(report_of(plan_of(), source="estimated")))
     assert "modules" not in [one.name for one in made.sections]
+
+
+def test_an_explained_estimate_is_drawn_term_by_term():
+    report = estimate(plan_of(), explains=True)
+    terms = plot(page_of(inputs_of(report)), "modules-0")
+    (tree,) = terms.draw().data
+    assert tree.values[0] == report.peak.device_bytes
+    *rows, whole = terms.table.rows
+    assert sum(row[-1] for row in rows) == whole[-1] == report.peak.device_bytes
+
+
+def test_what_fits_before_fragmentation_alone_fits_narrowly():
+    report = estimate(plan_of())
+    likely = report.peak.reserved_bytes + report.headroom_bytes
+    report = replace(
+        report,
+        reserved=ReservedMemory(
+            likely_bytes=likely, low_bytes=likely, high_bytes=likely + 1, basis="tests"
+        ),
+    )
+    (verdict,) = page_of(inputs_of(report)).verdicts
+    assert verdict.word == "fits, narrowly"
+    assert verdict.margin.endswith("to spare before fragmentation")
 
 
 def test_a_waterfall_begins_and_ends_at_what_the_plans_need(tmp_path):
