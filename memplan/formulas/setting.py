@@ -73,5 +73,8 @@ class Batch:
     images_per_sample: int = 1
     image_size: int = 0
     """Pixels of a side; 0 is the model's own."""
+    stored_item_bytes: int = 4
+    """Of one value in what weights are stored in: modules of memplan's own are given
+    their pictures so."""
     has_labels: bool = True
     """Training computes a loss; generation wants the logits of the last token."""

@@ -2,6 +2,8 @@
 
 from memplan.errors import PlanError
 from memplan.formulas.setting import Batch
+from memplan.formulas.tensors import ITEM_BYTES
+from memplan.formulas.weights import STORED_DTYPE
 from memplan.models.catalogue import Model
 from memplan.plan import TrainingPlan
 from memplan.units import ceil_div
@@ -55,5 +57,6 @@ def batch_of(plan: TrainingPlan, model: Model) -> Batch:
         images_per_sample=plan.images_per_sample
         or defaults.get("images_per_sample", 1),
         image_size=plan.image_size or defaults.get("image_size") or own_size,
+        stored_item_bytes=ITEM_BYTES[STORED_DTYPE[plan.precision]],
         has_labels=plan.workload == "train",
     )

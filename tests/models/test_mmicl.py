@@ -59,10 +59,10 @@ def test_weights_that_no_instruction_passes_get_no_adam_states():
     assert report.components.optimizer_states == 2 * 2 * trained
 
 
-def test_pictures_are_padded_tensors_of_fp32_beside_int64_tokens_and_masks():
+def test_pictures_are_padded_tensors_of_bf16_beside_int64_tokens_and_masks():
     plan = mmicl(per_device_train_batch_size=3)
     model = find_model(plan.model)
-    pixels = 4 * 3 * 8 * 3 * 224 * 224
+    pixels = 2 * 3 * 8 * 3 * 224 * 224
     tokens = 8 * 3 * (512 + 512 + 128)
     assert (
         batch_bytes(model.config, batch_of(plan, model)) == pixels + tokens + 8 * 3 * 8
@@ -79,7 +79,7 @@ def test_of_another_picture_live_pixels_patches_and_queries():
     """The towers are frozen: in bf16 live what they return, until the loss is kept."""
     few = estimate(mmicl(images_per_sample=4)).peak.requested_bytes
     many = estimate(mmicl(images_per_sample=12)).peak.requested_bytes
-    pixels = 4 * 3 * 224 * 224 + 8
+    pixels = 2 * 3 * 224 * 224 + 8
     patches = 2 * (257 + 1) * 1408
     queries = 2 * 32 * (768 + 2048)
     assert (many - few) / 8 == pytest.approx(pixels + patches + queries, rel=0.01)

@@ -21,8 +21,9 @@ from memplan.models.flamingo.resampler import Resampler
 
 
 def batch_bytes(config: FlamingoConfig, batch: Batch) -> int:
-    """Pictures in fp32; token ids, attention mask and labels in int64."""
-    pictures = 4 * batch.images_per_sample * 3 * batch.image_size**2
+    """Pictures as weights are stored; token ids, attention mask and labels in int64."""
+    num_values = batch.images_per_sample * 3 * batch.image_size**2
+    pictures = batch.stored_item_bytes * num_values
     return batch.size * (pictures + 3 * 8 * batch.seq_len)
 
 

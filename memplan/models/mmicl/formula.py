@@ -23,7 +23,8 @@ def forward(t: Tape, config: Blip2Config, batch: Batch) -> Tensor:
 
 
 def batch_bytes(config: Blip2Config, batch: Batch) -> int:
-    """Pictures in fp32; in int64 prompt with mask, labels, and a mask of pictures."""
+    """Pictures as weights are stored; prompt with mask, labels, mask of pictures."""
     num_pictures = batch.size * batch.images_per_sample
     num_tokens = batch.size * (2 * batch.seq_len + target_len(batch))
-    return 4 * num_pictures * 3 * batch.image_size**2 + 8 * (num_tokens + num_pictures)
+    num_values = num_pictures * 3 * batch.image_size**2
+    return batch.stored_item_bytes * num_values + 8 * (num_tokens + num_pictures)
