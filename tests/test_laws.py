@@ -223,11 +223,12 @@ def test_a_larger_sample_never_needs_less(name, data):
 
 
 def assert_never_less(fields, name, size, more):
-    """The peak does not fall when the field `name` grows from `size` to `more`."""
-    small, large = (
-        estimated(fields | {name: count}).peak.allocated_bytes for count in (size, more)
-    )
-    assert small <= large
+    """The peak does not fall when the field `name` grows from `size` to `more`.
+
+    But for what blocks are larger than their tensors: a larger one may fit better.
+    """
+    small, large = (estimated(fields | {name: count}).peak for count in (size, more))
+    assert small.requested_bytes <= large.allocated_bytes
 
 
 @FEW
@@ -238,10 +239,10 @@ def test_more_ranks_never_need_more(data):
     ranks = data.draw(st.sampled_from((2, 4, 8, 16))) * parts
     ranks *= fields["context_parallel"]
     few, many = (
-        estimated(fields | {"num_gpus": count}).peak.allocated_bytes
-        for count in (ranks, 2 * ranks)
+        estimated(fields | {"num_gpus": count}).peak for count in (ranks, 2 * ranks)
     )
-    assert many <= few + padding_bytes(fields | {"num_gpus": 2 * ranks})
+    padding = padding_bytes(fields | {"num_gpus": 2 * ranks})
+    assert many.requested_bytes <= few.allocated_bytes + padding
 
 
 def padding_bytes(fields):
