@@ -39,6 +39,8 @@ def test_the_wheel_holds_what_is_not_python(wheel):
     for file in (ROOT / "memplan" / "virtual" / "source").iterdir():
         assert f"memplan/virtual/source/{file.name}" in packed
     assert "memplan/runner/bootstrap/sitecustomize.py" in packed
+    for file in (ROOT / "memplan" / "views" / "page" / "templates").iterdir():
+        assert f"memplan/views/page/templates/{file.name}" in packed
     assert not any(name.startswith("tests/") for name in packed)
 
 
