@@ -40,8 +40,8 @@ class Point:
 
 def points_of_comparison(comparison: Comparison) -> tuple[Point, ...]:
     variants = (comparison.baseline, *comparison.alone, *comparison.greedy)
-    points = [_point(comparison, variant) for variant in variants if variant.speed]
-    return tuple({point.name: point for point in points if point}.values())
+    points = {one.tricks: _point(comparison, one) for one in variants}
+    return tuple(point for point in points.values() if point is not None)
 
 
 def points_of_entries(entries: Sequence[Entry]) -> tuple[Point, ...]:

@@ -79,6 +79,7 @@ class Verdict:
     need: str
     """The card below its headroom, against what the run takes of it."""
     source: str
+    """Estimated, rehearsed or measured; of several alike, with the file."""
     advice: str = ""
     command: str = ""
     """What to run, where there is something to change."""

@@ -21,7 +21,7 @@ def verdict_of(entry: Entry) -> Verdict:
         run=run_of(report),
         margin=margin_of(report),
         need=need_of(report),
-        source=report.source,
+        source=entry.label.removeprefix(f"{run_of(report)}, "),
         advice=advice,
         command=command,
     )

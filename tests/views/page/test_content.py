@@ -17,7 +17,7 @@ from memplan.units import GiB, MiB, format_gib
 from memplan.views.page.budget import budget_bytes, parts_of
 from memplan.views.page.content import page_of
 from memplan.views.page.inputs import Input, entries_of, read_inputs, redacted
-from memplan.views.page.pareto import Point, front_of
+from memplan.views.page.pareto import Point, front_of, points_of_comparison
 from memplan.views.page.parts import Facts, Table
 
 
@@ -218,6 +218,12 @@ def test_nothing_beats_the_front_and_it_beats_the_rest():
     ]
     names = [point.name for point in front_of(points)]
     assert names == ["counted", "small", "middle", "fast"]
+
+
+def test_tricks_of_one_title_are_two_points():
+    made = comparisons.comparison()
+    alike = replace(made, entries=tuple(replace(e, title="x") for e in made.entries))
+    assert len(points_of_comparison(alike)) == len(points_of_comparison(made)) == 6
 
 
 def test_speeds_are_said_to_be_counted_or_measured(tmp_path):
