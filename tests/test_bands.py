@@ -134,6 +134,15 @@ def test_the_widest_class_answers_with_its_extremes():
     assert (spread.of, spread.low, spread.high) == ("few", 0.9, 1.2)
 
 
+def test_what_is_too_little_to_be_tested_is_not():
+    few = [outcome(1 + index / 1000, alloc_conf=GROWING) for index in range(20)]
+    many = [outcome(1 + index / 1000) for index in range(150)]
+    tested = left_out(few + many)
+    assert list(tested) == [DEFAULT_SETTING]
+    assert tested[DEFAULT_SETTING].num_plans == 150
+    assert tested[DEFAULT_SETTING].allocated_within_fraction >= ALLOCATED_FRACTION
+
+
 # ---- what an estimate says ----
 
 

@@ -83,7 +83,7 @@ class Accuracy:
     compared_on: str
     """The day on which the formulas were held against them."""
     left_out: Mapping[str, LeftOut]
-    """By setting of the allocator."""
+    """By setting of the allocator, where there are plans enough."""
     classes: Mapping[str, Mapping[str, ClassFigures]]
     """By setting of the allocator, and by class."""
 
@@ -217,7 +217,7 @@ def accuracy_of(figures: Mapping[str, Any]) -> Accuracy:
         compared_on=figures["compared_on"],
         left_out={
             setting: LeftOut(**tested)
-            for setting, tested in figures["left_out"].items()
+            for setting, tested in figures.get("left_out", {}).items()
         },
         classes={
             setting: {name: _class(found) for name, found in by_class.items()}

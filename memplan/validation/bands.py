@@ -75,10 +75,14 @@ def figures_of(outcomes: Sequence[Outcome]) -> dict[str, Classes]:
 
 
 def left_out(outcomes: Sequence[Outcome]) -> dict[str, LeftOut]:
-    """Each plan held against the bands that all the others make, by setting."""
-    return {
+    """Each plan held against the bands that all the others make, by setting.
+
+    A setting of too few plans for a quantile is not in it.
+    """
+    tested = {
         setting: _left_out(found) for setting, found in by_setting(outcomes).items()
     }
+    return {setting: one for setting, one in tested.items() if one is not None}
 
 
 def by_setting(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
@@ -132,7 +136,7 @@ def _figures(chain: tuple[str, ...], outcomes: Sequence[Outcome]) -> ClassFigure
     )
 
 
-def _left_out(outcomes: Sequence[Outcome]) -> LeftOut:
+def _left_out(outcomes: Sequence[Outcome]) -> LeftOut | None:
     num_plans, num_within, num_above = 0, 0, 0
     for outcome in outcomes:
         widest = outcome.classes[-1]
@@ -147,10 +151,12 @@ def _left_out(outcomes: Sequence[Outcome]) -> LeftOut:
         low, high = min(1.0, allocated.low), max(1.0, allocated.high)
         num_within += low <= _allocated(outcome) <= high
         num_above += _reserved(outcome) > reserved.high
+    if not num_plans:
+        return None
     return LeftOut(
         num_plans=num_plans,
-        allocated_within_fraction=num_within / num_plans if num_plans else 0.0,
-        reserved_above_fraction=num_above / num_plans if num_plans else 0.0,
+        allocated_within_fraction=num_within / num_plans,
+        reserved_above_fraction=num_above / num_plans,
     )
 
 

@@ -79,7 +79,8 @@ is none, its worst."""
 TESTED = """\
 With the band of each plan made of all the other plans alone, {within:.1%} of
 {num_plans} allocated peaks lay within it, and {above:.1%} of the plans reserved more
-than its upper end ({setting} settings; classes of too few plans left aside)."""
+than the upper end of theirs; classes of too few plans are left aside."""
+TOO_FEW = "There are too few plans with these settings to put the bands to the test."
 THE_GRID = """\
 What the bands are mostly made of: plans over families, tricks and cards, drawn once.
 `memplan validate --against rehearsed` prints the same of today's formulas."""
@@ -273,12 +274,14 @@ def _virtual() -> Iterator[str]:
         title = "default settings" if setting == DEFAULT_SETTING else setting
         yield f"### Bands, {title}"
         yield table(CLASS_HEADINGS, rows)
-        tested = seen.left_out[setting]
+        tested = seen.left_out.get(setting)
+        if tested is None:
+            yield TOO_FEW
+            continue
         yield TESTED.format(
             within=tested.allocated_within_fraction,
             above=tested.reserved_above_fraction,
             num_plans=tested.num_plans,
-            setting="these" if setting != DEFAULT_SETTING else "default",
         )
 
 

@@ -84,6 +84,9 @@ def test_without_records_it_says_so_and_calls_nothing_measured():
     for setting, by_class in seen.classes.items():
         for name, figures in by_class.items():
             assert f"| {name} | {figures.num_plans} | " in text
+        if setting not in seen.left_out:
+            assert "too few plans with these settings" in text
+            continue
         tested = seen.left_out[setting]
         within = f"{tested.allocated_within_fraction:.1%} of {tested.num_plans} alloc"
         assert within in " ".join(text.split())
