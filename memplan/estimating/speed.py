@@ -31,7 +31,7 @@ def counted_step(plan: TrainingPlan) -> Work:
 
     Raises:
         PlanError: a step of this plan is not decided by its counts: it generates, moves
-            states over the host's bus, is divided by pipeline, or the card's rates are
+            something over the host's bus, is divided by pipeline, or the card's rates are
             not known.
         MemplanError: as `estimate`.
     """
@@ -87,7 +87,7 @@ def _check(plan: TrainingPlan) -> None:
             "Steps are counted of a model that is trained.",
             hint="Leave --workload and --parameters out.",
         )
-    if plan.offload_optimizer or plan.offload_parameters:
+    if plan.offload_optimizer or plan.offload_parameters or plan.offload_activations:
         raise PlanError(
             "With offload the host and its bus decide how long a step takes.",
             hint="Measure it with `memplan profile`.",

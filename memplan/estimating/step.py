@@ -41,6 +41,7 @@ from memplan.models import Model
 from memplan.models.batch import batch_of
 from memplan.models.trainable import trainable_patterns
 from memplan.plan import TrainingPlan
+from memplan.runner.training.refusals import check_chunks
 
 
 @dataclass(slots=True)
@@ -132,7 +133,7 @@ def trace_step(
     Raises:
         PlanError: the plan does not suit the model.
     """
-    _check_closed_form(plan)
+    _check_closed_form(plan, model)
     batch = batch_of(plan, model)
     sharder = sharder_of(plan)
     patterns = trainable_patterns(plan, model)
@@ -171,15 +172,14 @@ def trace_step(
 
 
 NO_CLOSED_FORM = {
-    "offload_activations": "what the host holds of the activations",
-    "cross_entropy_chunks": "a loss in parts",
     "torch_compile": "what torch.compile fuses",
 }
 """Fields of a plan that a run alone can answer for."""
 DEFAULTS = {item.name: item.default for item in fields(TrainingPlan)}
 
 
-def _check_closed_form(plan: TrainingPlan) -> None:
+def _check_closed_form(plan: TrainingPlan, model: Model) -> None:
+    check_chunks(plan, model)
     for name, noun in NO_CLOSED_FORM.items():
         if getattr(plan, name) != DEFAULTS[name]:
             raise PlanError(
@@ -261,6 +261,8 @@ def _setting(
         hidden_dtype=STORED_DTYPE[plan.precision],
         sequence_shards=plan.tensor_parallel if plan.sequence_parallel else 1,
         stage=stage,
+        cross_entropy_chunks=plan.cross_entropy_chunks,
+        offloads_activations=plan.offload_activations,
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from memplan.formulas.events import Events
 from memplan.formulas.tape import Tape
 from memplan.formulas.tensors import GRADIENT, STATIC, Storage, Tensor
-from memplan.formulas.trace import Node, Peak, Stack, Totals
+from memplan.formulas.trace import Again, Node, Peak, Stack, Totals
 
 
 def run_backward(tape: Tape, loss: Tensor, *, gradients_exist: bool = False) -> None:
@@ -47,14 +47,14 @@ def _run_down_to(replay: "_Replay", start: int) -> None:
 
 
 def _shared_leaves(tape: Tape) -> dict[int, int]:
-    """Weights outside the layers that several nodes use: tied embeddings."""
-    uses = Counter(
-        edge
-        for node in tape.nodes
-        if isinstance(node, Node)
-        for edge, _ in node.inputs
-        if edge in tape.leaves
-    )
+    """Weights outside the layers that several nodes use: tied embeddings, the head of a
+    loss in parts."""
+    uses = Counter[int]()
+    for node in tape.nodes:
+        if isinstance(node, Node):
+            uses.update(edge for edge, _ in node.inputs if edge in tape.leaves)
+        elif isinstance(node, Again):
+            uses.update(node.shared)
     return {edge: count for edge, count in uses.items() if count > 1}
 
 
@@ -78,12 +78,15 @@ class _Replay:
     views: set[int] = field(default_factory=set)
     """Of those, the ones whose gradient so far is a view."""
 
-    def run(self, nodes: list[Node | Stack]) -> None:
+    def run(self, nodes: list[Node | Stack | Again]) -> None:
         for node in reversed(nodes):
-            if isinstance(node, Stack):
-                self.run_stack(node)
-            else:
-                self.run_node(node)
+            match node:
+                case Stack():
+                    self.run_stack(node)
+                case Again():
+                    self.run_again(node)
+                case Node():
+                    self.run_node(node)
 
     def hold(self, storage: Storage) -> Storage:
         storage.num_holders += 1
@@ -96,6 +99,7 @@ class _Replay:
         made: list[tuple[int, Storage]] = []
         if incoming:
             tape.place = node.place
+            fetched = [self.hold(tape.allocate(size)) for size in node.fetched]
             for edge, size_bytes in node.inputs:
                 storage = tape.allocate(size_bytes) if size_bytes else incoming[0]
                 if size_bytes and tape.ledger is not None:
@@ -103,6 +107,8 @@ class _Replay:
                 made.append((edge, self.hold(storage)))
             if node.scratch_bytes:
                 tape.note(node.scratch_bytes)
+            for storage in fetched:
+                tape.drop(storage)
             if node.sum_scratch_bytes and not node.is_recomputed:
                 tape.note(node.sum_scratch_bytes)
         for storage in node.saved:
@@ -118,6 +124,16 @@ class _Replay:
                 self._collect(edge, storage, is_transposed=is_linear)
             else:
                 self.accumulate(edge, storage)
+
+    def run_again(self, node: Again) -> None:
+        """Its nodes are part of this trace, once they are known."""
+        incoming = self.pending.pop(node.output, None)
+        if incoming is not None:
+            trace = node.recompute()
+            self.pending[trace.output] = incoming
+            self.run(trace.nodes)
+        for storage in node.saved:
+            self.tape.drop(storage)
 
     def accumulate(self, edge: int, storage: Storage) -> None:
         """Add a gradient, held once for this call, to the one of its tensor."""

@@ -4,8 +4,9 @@ Letters: B batch, L sequence length, D hidden size, F inner size of the MLP,
 V vocabulary.
 """
 
+from memplan.formulas.chunked_loss import chunked_causal_lm_loss
 from memplan.formulas.layers import activation, multiply, softcap
-from memplan.formulas.linear import linear
+from memplan.formulas.linear import linear, linear_weights
 from memplan.formulas.loss import causal_lm_loss, keep_as_fp32, last_token
 from memplan.formulas.parallel import gather_sequence, scatter_sequence
 from memplan.formulas.setting import Batch
@@ -51,6 +52,14 @@ def predict(
     `table` is the embeddings' where the head is tied to them. To generate, the last
     position alone gets logits.
     """
+    if batch.has_labels and t.setting.cross_entropy_chunks > 1:
+        with t.scope("lm_head"):
+            weights = linear_weights(
+                t, hidden_states.shape[-1], vocab_size, bias=bias, weight=table
+            )
+        loss = chunked_causal_lm_loss(t, hidden_states, *weights)
+        keep_as_fp32(t, hidden_states)  # what the head hands on as logits
+        return loss
     predicting = hidden_states if batch.has_labels else last_token(t, hidden_states)
     logits = linear(t, "lm_head", predicting, vocab_size, bias=bias, weight=table)
     if is_capped:

@@ -37,19 +37,39 @@ def linear(
     GPT-2's Conv1D, which bitsandbytes replaces by a linear layer.
     """
     with t.scope(name):
-        in_features = x.shape[-1]
-        if weight is None:
-            shape = (out_features, in_features)
-            if transposed and t.setting.quantization == "none":
-                shape = shape[::-1]
-            weight = t.weight("weight", shape, is_linear=True)
-        else:
-            t.share(weight)
-        offset = t.weight("bias", (out_features,), is_linear=True) if bias else None
+        weight, offset = linear_weights(
+            t,
+            x.shape[-1],
+            out_features,
+            bias=bias,
+            weight=weight,
+            transposed=transposed,
+        )
         low_rank = t.setting.low_rank
         if low_rank is None or not low_rank.matches(t.place):
             return matmul_weight(t, x, weight, out_features, offset)
         return _low_rank(t, low_rank, x, weight, out_features, offset)
+
+
+def linear_weights(
+    t: Tape,
+    in_features: int,
+    out_features: int,
+    *,
+    bias: bool,
+    weight: Weight | None = None,
+    transposed: bool = False,
+) -> tuple[Weight, Weight | None]:
+    """Those of the `nn.Linear` in scope: `weight` where it is another module's."""
+    if weight is None:
+        shape = (out_features, in_features)
+        if transposed and t.setting.quantization == "none":
+            shape = shape[::-1]
+        weight = t.weight("weight", shape, is_linear=True)
+    else:
+        t.share(weight)
+    offset = t.weight("bias", (out_features,), is_linear=True) if bias else None
+    return weight, offset
 
 
 def _low_rank(

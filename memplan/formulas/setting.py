@@ -59,6 +59,10 @@ class Setting:
     """Ranks that share the sequence between tensor-parallel layers."""
     stage: str = "all"
     """The pipeline stage that is traced: all, first or last."""
+    cross_entropy_chunks: int = 1
+    """Parts of the tokens whose logits are made one after the other."""
+    offloads_activations: bool = False
+    """What backward functions save is on the host until they run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,12 +8,13 @@ backward.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
+from math import prod
 
 from memplan.formulas.events import Events
 from memplan.formulas.gathering import Layer
 from memplan.formulas.parameters import Parameter, Shape
 from memplan.formulas.tape import Mode, Tape
-from memplan.formulas.tensors import TEMPORARY, Storage, Tensor
+from memplan.formulas.tensors import ITEM_BYTES, TEMPORARY, Storage, Tensor
 from memplan.formulas.trace import Peak, Span, Stack, Totals, Trace
 
 Body = Callable[[Tape, Tensor], Tensor]
@@ -128,7 +129,9 @@ def _trace_layers(
     It is not where the first layer's input wants no gradient and its output does.
     """
     entry, dtype, storage, shape = x.edge, x.dtype, x.storage, x.shape
-    if storage is t.leaf:
+    # No checkpoint keeps a leaf that is on the host too, but its own node does.
+    stays = storage is t.leaf and t.setting.offloads_activations
+    if storage is t.leaf and not stays:
         t.hand_leaf_to_layers()
     is_checkpointed = checkpointing != "none" and t.mode.record
     is_whole = t.mode.is_whole
@@ -157,7 +160,9 @@ def _trace_layers(
         x.release()
         y = body(t, own)
         wants = y.edge is not None
-        held = [t.save(storage)] if is_checkpointed and wants else []
+        # A checkpoint saves what it is given, as any node saves something.
+        is_held_here = is_checkpointed and not t.setting.offloads_activations
+        held = [t.save(storage)] if is_held_here and wants else []
         del own
     nodes, span, shared = t.nodes, Span(t.peak, t.live), t.mode.shared
     t.nodes, t.live, t.peak = outer_nodes, outer_live, outer_peak
@@ -172,7 +177,7 @@ def _trace_layers(
     if done > 1 and t.ledger is not None:
         t.ledger.take_over(storage, y.storage, place)
     rest = span.leaves
-    is_held = storage.num_holders > 0 and storage.kind == TEMPORARY
+    is_held = storage.num_holders > 0 and (storage.kind == TEMPORARY or stays)
     t.events.repeat(done, events, storage, y.storage, frees_taken=is_held)
     if is_held:
         # Someone else holds the first input; the later layers free theirs.
@@ -224,22 +229,30 @@ def _recompute(
     entry: int | None,
     kept: list[Storage] | None,
 ) -> Callable[[], Trace]:
-    """The forward pass of a checkpointed layer, run again in backward."""
+    """The forward pass of a checkpointed layer, run again in backward.
+
+    Its input comes back from the host where activations are there; what else it uses
+    is held by name, and stays (`utils/checkpoint.py`, save_inputs).
+    """
+    input_bytes = prod(shape) * ITEM_BYTES[dtype]
 
     def run() -> Trace:
+        given = storage
+        if t.setting.offloads_activations:
+            given = t.allocate(input_bytes)
         outer_mode, outer_place, outer_nodes = t.mode, t.place, t.nodes
         t.place, t.nodes = place, []
         t.mode = Mode(
             reuse=None if kept is None else list(kept),
             first_serial=t.num_storages,
-            entry=storage,
+            entry=given,
             is_recomputed=True,
             passing=[],
             in_layer=True,
             is_whole=True,
         )
         first_edge = t.last_edge
-        y = body(t, Tensor(t, storage, shape, dtype, entry))
+        y = body(t, Tensor(t, given, shape, dtype, entry))
         t.exit_autocast()
         for pinned in t.mode.passing or ():
             t.drop(pinned)

@@ -42,7 +42,7 @@ from memplan.formulas.tensors import (
     Tensor,
     Weight,
 )
-from memplan.formulas.trace import Node, Peak, Phase, Stack, Totals
+from memplan.formulas.trace import Again, Node, Peak, Phase, Stack, Totals
 
 
 @dataclass(slots=True)
@@ -114,7 +114,7 @@ class Tape:
     phases: list[Phase] = field(default_factory=list)
     events: Events = field(default_factory=Events)
     """Of the current phase."""
-    nodes: list[Node | Stack] = field(default_factory=list)
+    nodes: list[Node | Stack | Again] = field(default_factory=list)
     leaves: set[int] = field(default_factory=set)
     trained: dict[int, str] = field(default_factory=dict)
     """Of the leaves, the weights, by name."""
@@ -340,7 +340,14 @@ class Tape:
                 self.pin(x.storage)
         if not wants or not mode.record:
             return output
-        held = []
+        held, fetched = [], []
+        if self.setting.offloads_activations and not mode.is_recomputed:
+            packed = [*saved, output] if saves_output else saved
+            fetched = [x.num_bytes for x in packed]
+            if stats_bytes:
+                self.note(stats_bytes)
+                fetched.append(stats_bytes)
+            saved, saves_output, stats_bytes = (), False, 0
         for x in saved:
             if x.origin is not None:
                 # What was gathered from shards is gathered once more in backward.
@@ -380,6 +387,7 @@ class Tape:
                 backward_scratch_bytes,
                 sum_scratch_bytes,
                 mode.is_recomputed,
+                fetched,
             )
         )
         return output

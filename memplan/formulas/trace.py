@@ -85,13 +85,28 @@ class Node:
     """Needed after the function itself, while a gradient is summed to its shape."""
     is_recomputed: bool = False
     """What a checkpoint has computed again is let go before that sum."""
+    fetched: Sequence[int] = ()
+    """Bytes of what it saved on the host and has back while it runs, one by one."""
+
+
+@dataclass(slots=True)
+class Again:
+    """A function under a checkpoint, which runs again where its gradient comes."""
+
+    place: str
+    output: int
+    recompute: Callable[[], "Trace"]
+    saved: list[Storage]
+    """What it was given."""
+    shared: tuple[int, ...]
+    """Edges from outside that it and others lead to."""
 
 
 @dataclass(slots=True)
 class Trace:
     """One recorded run of a layer."""
 
-    nodes: list["Node | Stack"]
+    nodes: list["Node | Stack | Again"]
     input: int | None
     output: int
     first_edge: int

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from memplan.errors import PlanError
 from memplan.formulas.optimizers import find_optimizer
 from memplan.formulas.weights import AUTOCAST_DTYPE, STORED_DTYPE
+from memplan.hardware import find_gpu
 from memplan.models import Model, find_model
 from memplan.models.batch import batch_of, seq_len_of
 from memplan.models.trainable import trainable_patterns
@@ -83,7 +84,7 @@ def check_combination(plan: TrainingPlan) -> Model:
     _check_dtypes(plan, model)
     _check_checkpointing(plan, model)
     _check_model(plan, model)
-    _check_chunks(plan, model)
+    check_chunks(plan, model)
     return model
 
 
@@ -215,14 +216,11 @@ def _check_checkpointing(plan: TrainingPlan, model: Model) -> None:
     if plan.activation_checkpointing == "none":
         return
     is_selective = plan.activation_checkpointing == "selective"
-    if (
-        is_selective
-        and plan.quantization == "nf4"
-        and model.family.name in SHARED_TABLE
-    ):
+    is_t5_in_4bit = plan.quantization == "nf4" and model.family.name in SHARED_TABLE
+    if is_selective and is_t5_in_4bit and _attends_by_math(plan):
         raise PlanError(
-            f"Selective checkpointing of {model.name} in nf4 finds other casts when a "
-            "layer runs again, which PyTorch refuses.",
+            f"Selective checkpointing of {model.name} in nf4 finds other casts in the "
+            "math kernel when a layer runs again, which PyTorch refuses.",
             hint="Use --activation-checkpointing full.",
         )
     reduces = plan.num_gpus > 1 and plan.zero_stage < 2
@@ -233,6 +231,14 @@ def _check_checkpointing(plan: TrainingPlan, model: Model) -> None:
             "told to look for that where layers are checkpointed.",
             hint="Use --zero-stage 2, or leave --trainable out.",
         )
+
+
+def _attends_by_math(plan: TrainingPlan) -> bool:
+    """Asked for; or PyTorch's own choice for bf16 on cards that have no kernel for it."""
+    capability = find_gpu(plan.gpu).compute_capability or (9, 0)
+    lacks_kernel = capability < (8, 0) and plan.precision.startswith("bf16")
+    kernel = plan.attn_implementation
+    return kernel == "math" or (kernel == "auto" and lacks_kernel)
 
 
 def _check_generation(plan: TrainingPlan, model: Model) -> None:
@@ -261,7 +267,7 @@ def _check_model(plan: TrainingPlan, model: Model) -> None:
         )
 
 
-def _check_chunks(plan: TrainingPlan, model: Model) -> None:
+def check_chunks(plan: TrainingPlan, model: Model) -> None:
     """The loss runs the head itself: it must be whole, and hand on plain logits."""
     if plan.cross_entropy_chunks == 1:
         return
