@@ -234,7 +234,7 @@ def _check_checkpointing(plan: TrainingPlan, model: Model) -> None:
 
 
 def _attends_by_math(plan: TrainingPlan) -> bool:
-    """Asked for; or PyTorch's own choice for bf16 on cards that have no kernel for it."""
+    """Asked for; or PyTorch's own choice for bf16 on cards without a kernel for it."""
     capability = find_gpu(plan.gpu).compute_capability or (9, 0)
     lacks_kernel = capability < (8, 0) and plan.precision.startswith("bf16")
     kernel = plan.attn_implementation

@@ -68,6 +68,7 @@ def plan(**fields):
                 "trainable": "lora",
                 "quantization": "nf4",
                 "activation_checkpointing": "selective",
+                "gpu": "t4",
             },
             "other casts",
         ),
