@@ -31,8 +31,8 @@ def counted_step(plan: TrainingPlan) -> Work:
 
     Raises:
         PlanError: a step of this plan is not decided by its counts: it generates, moves
-            something over the host's bus, is divided by pipeline, or the card's rates are
-            not known.
+            something over the host's bus, is divided by pipeline, or the card's rates
+            are not known.
         MemplanError: as `estimate`.
     """
     _check(plan)

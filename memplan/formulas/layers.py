@@ -345,8 +345,9 @@ def _gelu_new(t: Tape, x: Tensor) -> Tensor:
     Saved: the input (for pow, in fp32 under autocast), 0.5 x, tanh, and 1 + tanh.
     """
     half = scale(t, x)
-    squashed = _tanh(t, scale(t, add(t, x, scale(t, _power(t, x)))))
-    return multiply(t, half, scale(t, squashed))
+    return multiply(
+        t, half, scale(t, _tanh(t, scale(t, add(t, x, scale(t, _power(t, x))))))
+    )
 
 
 def _gelu_fast(t: Tape, x: Tensor) -> Tensor:
