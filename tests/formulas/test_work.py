@@ -104,6 +104,13 @@ def test_a_fused_kernel_does_the_forward_once_and_the_backward_two_and_a_half_ti
     assert eager.flops - fused.flops == layers * one * (6 - 2 * 3.5)
 
 
+def test_a_loss_in_parts_makes_its_logits_twice(plan):
+    whole = counted_step(plan("llama"))
+    parts = counted_step(plan("llama", cross_entropy_chunks=5))
+    assert parts.flops - whole.flops == 2 * B * L * 64 * 96
+    assert parts.moved_bytes > whole.moved_bytes
+
+
 def test_a_linear_layer_that_is_not_trained_makes_no_gradient_of_its_weight(plan):
     trained = counted_step(plan("llama"))
     adapted = counted_step(plan("llama", trainable="lora", lora_rank=1))
@@ -141,6 +148,7 @@ def test_an_update_moves_weights_gradients_and_states(plan):
     [
         {"workload": "generate", "max_new_tokens": 8},
         {"num_gpus": 2, "zero_stage": 2, "offload_optimizer": True},
+        {"offload_activations": True},
         {"num_gpus": 3, "pipeline_parallel": 3},
         {"gpu_memory_bytes": 10**10, "gpu": "nothing"},
     ],
