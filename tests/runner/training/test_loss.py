@@ -20,10 +20,9 @@ TYPES = {
     "gpt2": {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4},
     "opt": {**SIZES, "ffn_dim": 48, "word_embed_proj_dim": 32, "pad_token_id": 1},
     "mpt": {"vocab_size": 96, "d_model": 32, "n_layers": 2, "n_heads": 4},
-    **{
-        name: SIZES
-        for name in ("llama", "mistral", "phi", "gpt_neox", "qwen2", "qwen3", "gemma")
-    },
+    **dict.fromkeys(
+        ("llama", "mistral", "phi", "gpt_neox", "qwen2", "qwen3", "gemma"), SIZES
+    ),
     "phi3": {**SIZES, "pad_token_id": 0},
     "mixtral": {**SIZES, "num_local_experts": 2},
 }
