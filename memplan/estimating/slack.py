@@ -11,7 +11,11 @@ from dataclasses import replace
 
 from memplan.estimating.moments import Moment
 from memplan.estimating.step import Step
-from memplan.formulas.allocator import MAX_SLACK_BYTES, SMALL_REQUEST_BYTES
+from memplan.formulas.allocator import (
+    MAX_SLACK_BYTES,
+    SMALL_REQUEST_BYTES,
+    block_bytes,
+)
 from memplan.formulas.ddp import Ddp, ZeroRedundancy
 from memplan.formulas.events import most_at_once
 from memplan.formulas.large_pool import Block, LargePool, Player, Slack
@@ -110,7 +114,15 @@ def _played(
     slack: Slacks = {}
     read_as = plan.frozen_dtype or model.frozen_dtype or STORED_DTYPE[plan.precision]
     _load(pool, step.parameters, plan.quantization, ITEM_BYTES[read_as])
-    _take_all(pool, _sizes(step.buffer_tensors))
+    *buckets, (batch_bytes, _) = step.buffer_tensors
+    _take_all(pool, [batch_bytes])
+    bucket_sizes = _sizes(buckets)
+    # Where DDP does not look for unused weights it has one bucket until it has seen the
+    # order of gradients (`torch/nn/parallel/distributed.py`, `bucket_size_limits`).
+    if builds_again := plan.checkpointing[0] != "none":
+        whole_bucket = _take_whole_bucket(pool, bucket_sizes)
+    else:
+        _take_all(pool, bucket_sizes)
     states = [
         size_bytes
         for parameter in in_model_order(step.updated)
@@ -121,6 +133,9 @@ def _played(
     _take_all(pool, [workspace_bytes // 2] * 2)
     for number in (1, 2):
         pool.slack()
+        if number == 2 and builds_again:
+            _give_back_all(pool, whole_bucket)
+            _take_all(pool, reversed(bucket_sizes))
         left = _take_all(pool, _sizes(step.left_tensors))
         for phase in step.phases:
             player.play(phase.events)
@@ -142,25 +157,38 @@ def _load(
 ) -> None:
     """The weights, layer by layer: quantized ones first, adapters last.
 
-    What is quantized is read whole before (`runner/training/quantize.py`).
+    What is quantized is read whole before (`runner/training/quantize.py`). It is a
+    tensor beside its constants, and sums count one for both.
     """
     ordered = list(in_model_order(parameters))
     quantized = [p for p in ordered if p.stored.is_quantized]
     others = [p for p in ordered if not p.stored.is_quantized]
     for p in quantized:
-        n = p.num_elements
+        n, stored_bytes = p.num_elements, p.stored.num_bytes
         whole = _take_all(pool, [read_item_bytes * n])
         if quantization == "int8":
             whole += _take_all(pool, [ITEM_BYTES["fp16"] * n])
-            _take_all(pool, [n])
+            codes, constants = n, []
         else:
-            _take_all(pool, [n // 2, 4 * n // NF4_BLOCK_ELEMENTS])
+            codes, constants = n // 2, [4 * n // NF4_BLOCK_ELEMENTS]
+        if _is_large(codes):
+            beside = block_bytes(stored_bytes - codes)
+            pool.take(codes, block_bytes(stored_bytes) - beside)
+        _take_all(pool, constants)
         _give_back_all(pool, whole)
     for is_adapter in (False, True):
         _take_all(
             pool,
             [p.stored.num_bytes for p in others if (".lora_" in p.name) == is_adapter],
         )
+
+
+def _take_whole_bucket(pool: LargePool, sizes: Sequence[int]) -> list[Block]:
+    """DDP's bucket of the first step, for which sums count those that follow."""
+    large = [size_bytes for size_bytes in sizes if _is_large(size_bytes)]
+    if not large:
+        return []
+    return [pool.take(sum(large), sum(map(block_bytes, large)))]
 
 
 def _sizes(tensors: Tensors) -> list[int]:

@@ -27,7 +27,7 @@ from memplan.formulas.events import SCRATCH, Event, Repeat
 
 @dataclass(frozen=True, slots=True)
 class Slack:
-    """What blocks have beyond fresh ones; less than none where those are larger."""
+    """What blocks have beyond those that sums count; less where those are larger."""
 
     at_peak_bytes: int
     at_end_bytes: int
@@ -36,13 +36,13 @@ class Slack:
 class Block:
     """A part of a segment; `before` and `after` are its neighbours there."""
 
-    __slots__ = ("address", "after", "before", "fresh_bytes", "is_free", "num_bytes")
+    __slots__ = ("address", "after", "before", "counted_bytes", "is_free", "num_bytes")
 
     def __init__(self, address: int, num_bytes: int) -> None:
         self.address = address
         self.num_bytes = num_bytes
-        self.fresh_bytes = 0
-        """What `block_bytes` says of the request that it answers."""
+        self.counted_bytes = 0
+        """What sums count for the request that it answers."""
         self.is_free = False
         self.before: Block | None = None
         self.after: Block | None = None
@@ -54,14 +54,15 @@ class LargePool:
     def __init__(self) -> None:
         self.reserved_bytes = 0
         self._level = self._highest = 0
-        self._fresh_level = self._fresh_highest = 0
+        self._counted_level = self._counted_highest = 0
         self._free: list[tuple[int, int, Block]] = []
         """By size, and blocks of a size by address."""
 
-    def take(self, requested_bytes: int) -> Block:
+    def take(self, requested_bytes: int, counted_bytes: int | None = None) -> Block:
         """The smallest free block that holds a request above 1 MiB, or a new segment.
 
-        More than 1 MiB left over is split off.
+        More than 1 MiB left over is split off. Sums count a fresh block for it, if
+        nothing else is said.
         """
         rounded = -(-requested_bytes // MIN_BLOCK_BYTES) * MIN_BLOCK_BYTES
         index = bisect_left(self._free, (rounded,))
@@ -72,17 +73,19 @@ class LargePool:
             block = self._new_segment(rounded)
         if block.num_bytes - rounded > MAX_SLACK_BYTES:
             self._split(block, rounded)
-        block.fresh_bytes = block_bytes(requested_bytes)
+        if counted_bytes is None:
+            counted_bytes = block_bytes(requested_bytes)
+        block.counted_bytes = counted_bytes
         self._level += block.num_bytes
-        self._fresh_level += block.fresh_bytes
+        self._counted_level += block.counted_bytes
         self._highest = max(self._highest, self._level)
-        self._fresh_highest = max(self._fresh_highest, self._fresh_level)
+        self._counted_highest = max(self._counted_highest, self._counted_level)
         return block
 
     def give_back(self, block: Block) -> None:
         """Free a block, and join it with free neighbours."""
         self._level -= block.num_bytes
-        self._fresh_level -= block.fresh_bytes
+        self._counted_level -= block.counted_bytes
         if block.after is not None and block.after.is_free:
             self._join(block, block.after)
         if block.before is not None and block.before.is_free:
@@ -92,9 +95,9 @@ class LargePool:
 
     def slack(self) -> Slack:
         """Of the stretch since the last call."""
-        at_end = self._level - self._fresh_level
-        slack = Slack(self._highest - self._fresh_highest, at_end)
-        self._highest, self._fresh_highest = self._level, self._fresh_level
+        at_end = self._level - self._counted_level
+        slack = Slack(self._highest - self._counted_highest, at_end)
+        self._highest, self._counted_highest = self._level, self._counted_level
         return slack
 
     def _new_segment(self, num_bytes: int) -> Block:
