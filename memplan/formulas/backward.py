@@ -100,6 +100,8 @@ class _Replay:
         if incoming:
             tape.place = node.place
             fetched = [self.hold(tape.allocate(size)) for size in node.fetched]
+            if tape.ledger is not None:
+                tape.ledger.fetch(fetched)
             for edge, size_bytes in node.inputs:
                 storage = tape.allocate(size_bytes) if size_bytes else incoming[0]
                 if size_bytes and tape.ledger is not None:

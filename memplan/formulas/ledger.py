@@ -30,6 +30,7 @@ MACHINERY = tuple(
 """What runs building blocks, and says nothing of their bytes."""
 MOST_SOURCES = 3
 BESIDE = "what it keeps beside its output"
+FETCHED = "what it has back from the host"
 FILE = re.compile(r"`([\w/.]+\.(?:cu|cuh|cpp|h|py|yaml))`|(arXiv [\d.]+)")
 
 
@@ -159,6 +160,13 @@ class Ledger:
                 item.place, item.name = operator, BESIDE
                 item.shape, item.dtype = _shape_beside(shape, item.requested_bytes)
             item.held_by = item.held_by or operator
+
+    def fetch(self, storages: Iterable[Storage]) -> None:
+        """What an operator has saved on the host is back."""
+        for storage in storages:
+            item = self.items[storage.serial]
+            if isinstance(item, Made):
+                item.name = FETCHED
 
     def describe_gradient(self, storage: Storage, edge: int) -> None:
         """The gradient of what `edge` stands for."""

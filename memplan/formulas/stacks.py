@@ -174,14 +174,14 @@ def _trace_layers(
     for cast in t.casts.values():
         if not is_alike and cast.tensor.edge and cast.tensor.edge > first_edge:
             cast.copies //= count
-    if done > 1 and t.ledger is not None:
+    if done > 1 and t.ledger is not None and not stays:
         t.ledger.take_over(storage, y.storage, place)
     rest = span.leaves
     is_held = storage.num_holders > 0 and (storage.kind == TEMPORARY or stays)
     t.events.repeat(done, events, storage, y.storage, frees_taken=is_held)
     if is_held:
         # Someone else holds the first input; the later layers free theirs.
-        rest = rest.plus(t.temporary(storage), -1)
+        rest = rest.plus(t.temporary(y.storage if stays else storage), -1)
     parameters = _parameters_of(t, place, outer_count * count)
     layer = Layer(parameters, is_unit and not is_whole, outer_mode.in_layer)
     t.gathering.enter_layers(t, layer, done)
