@@ -1,6 +1,7 @@
 """One training step of a plan on the tape: what is alive, phase by phase."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -148,7 +149,8 @@ def trace_step(
     if isinstance(tape.gathering, Stage3):
         # DeepSpeed gathers in the order that an earlier step has shown.
         earlier = Tape(tape.policy, tape.setting, tape.gathering.recorder)
-        model.family.forward(earlier, model.config, batch)
+        with earlier.no_grad() if plan.generates else nullcontext():
+            model.family.forward(earlier, model.config, batch)
     if plan.generates:
         with tape.no_grad():
             model.family.forward(tape, model.config, batch)
