@@ -96,5 +96,5 @@ def _why_not(technique: Technique, reasons: Sequence[str]) -> str:
     if reasons:
         return reasons[0]
     if technique == HOST:
-        return "workers and pinned memory are the host's"
+        return "workers and pinned memory are the host's; profile measures the wait"
     return "not asked for"

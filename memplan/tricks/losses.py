@@ -9,8 +9,8 @@ TRICKS = (
         technique="loss",
         exactness="rounding",
         cost="Head and loss run twice, over an eighth of the tokens at a time.",
-        source="torchtune/modules/loss, CEWithChunkedOutputLoss; Wijmans et al., arXiv "
-        "2411.09009",
+        source="torchtune/modules/loss, CEWithChunkedOutputLoss; Hsu et al., arXiv "
+        "2410.10989; Wijmans et al., arXiv 2411.09009",
         changes=sets(cross_entropy_chunks=8),
     ),
 )
