@@ -198,7 +198,7 @@ class _Comparing:
             flags=as_flags(tricked.changes[-1]) if tricked.changes else "",
             command=_command(tricked.plan, self._engine.by),
             report=report,
-            speed=speed_of(tricked.plan, report),
+            speed=speed_of(tricked.plan, report, self._plan),
             note=note_on(before.report, report) if before else "",
         )
 

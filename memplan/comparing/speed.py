@@ -7,11 +7,27 @@ from memplan.plan import TrainingPlan
 from memplan.report import MemoryReport
 
 
-def speed_of(plan: TrainingPlan, report: MemoryReport) -> Speed | None:
-    """As it was timed on a card; of other reports as it is counted, if it can be."""
+def speed_of(
+    plan: TrainingPlan, report: MemoryReport, beside: TrainingPlan
+) -> Speed | None:
+    """As it was timed on a card; of other reports as it is counted, if it can be.
+
+    Communication is not counted: a plan that is sharded otherwise than the one it
+    stands `beside` has none to compare.
+    """
     if report.source == "measured":
         return _measured(report)
-    return counted_speed(plan)
+    return counted_speed(plan) if _talks_alike(plan, beside) else None
+
+
+def _talks_alike(a: TrainingPlan, b: TrainingPlan) -> bool:
+    """Whether the GPUs of both plans exchange the same."""
+    return (a.num_gpus, _sharding(a)) == (b.num_gpus, _sharding(b))
+
+
+def _sharding(plan: TrainingPlan) -> tuple[int, str]:
+    is_sharded = plan.num_gpus > 1 and plan.zero_stage > 0
+    return (plan.zero_stage, plan.sharding) if is_sharded else (0, "")
 
 
 def _measured(report: MemoryReport) -> Speed | None:

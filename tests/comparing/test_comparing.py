@@ -191,3 +191,13 @@ def test_other_files_are_no_comparisons(text):
 
 def test_nothing_taken_is_the_plan_itself():
     assert Tricked(plan=TrainingPlan(model="gpt2")).names == ()
+
+
+def test_what_gpus_exchange_is_not_counted_so_sharding_has_no_speed():
+    plan = TrainingPlan(model="gpt2", num_gpus=4)
+    comparison = compare(plan, tricks=["zero-3", "sgd"])
+    speeds = {variant.tricks: variant.speed for variant in comparison.alone}
+    assert speeds["zero-3",] is None
+    assert speeds["sgd",] is not None
+    sharded = compare(replace(plan, zero_stage=3), tricks=["sgd"])
+    assert all(v.speed is not None for v in (sharded.baseline, *sharded.alone))
