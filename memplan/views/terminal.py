@@ -147,7 +147,7 @@ def _facts(report: MemoryReport) -> RenderableType:
         ("Rate", rates(report.timing)),
         ("Host", host(report)),
         ("Fragmented", _fragmentation(report)),
-        ("Reserved", _reserved(report)),
+        ("Reserved", reserved(report)),
         ("Allocator", _allocator(report)),
         ("Unowned", _unowned(report)),
         ("Band", [_band(report)] if report.source == "estimated" else []),
@@ -213,7 +213,7 @@ def _fragmentation(report: MemoryReport) -> list[str]:
     ]
 
 
-def _reserved(report: MemoryReport) -> list[str]:
+def reserved(report: MemoryReport) -> list[str]:
     """What an estimate expects with fragmentation."""
     reserved = report.reserved
     if reserved is None:

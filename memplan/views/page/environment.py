@@ -10,6 +10,7 @@ from memplan.views.measured import host, outside, rates, times
 from memplan.views.page.inputs import Entry, Input, command_behind, run_of
 from memplan.views.page.parts import Block, Facts
 from memplan.views.page.waterfall import step_labels
+from memplan.views.terminal import reserved
 
 Line = tuple[str, tuple[str, ...]]
 
@@ -70,7 +71,7 @@ def _lines(report: MemoryReport, file: str) -> tuple[Line, ...]:
         ),
         ("Outside", outside(report)),
         ("Versions", [", ".join(versions)] if versions else [f"torch {device.torch}"]),
-        ("Reserved", _reserved(report)),
+        ("Reserved", reserved(report)),
         ("Allocator", [device.allocator]),
         ("Peak", [_where(report)]),
         ("Step", times(report.timing)),
@@ -103,18 +104,6 @@ def _model(report: MemoryReport) -> str:
         f"{report.model.name}, {format_count(report.model.parameters)} parameters, "
         f"{'all' if is_whole else format_count(trained)} trained"
     )
-
-
-def _reserved(report: MemoryReport) -> list[str]:
-    """What an estimate expects with fragmentation."""
-    reserved = report.reserved
-    if reserved is None:
-        return []
-    return [
-        f"likely {format_gib(reserved.likely_bytes)}, and "
-        f"{format_gib(reserved.low_bytes)} to {format_gib(reserved.high_bytes)}: "
-        f"{reserved.basis}"
-    ]
 
 
 def _where(report: MemoryReport) -> str:
