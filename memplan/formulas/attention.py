@@ -203,6 +203,8 @@ def scaled_dot_product(
         q.dtype,
         saved=inputs,
         saves_output=True,
+        strided=(q, k, v),
+        is_strided=True,
         stats_bytes=statistics,
         scratch_bytes=forward_bytes(kernel, call) + statistics,
         backward_scratch_bytes=scratch,

@@ -145,6 +145,8 @@ def matmul_weight(
         saved=saved,
         sum_scratch_bytes=scratch,
         is_expensive=True,
+        # Its transpose; Conv1D's weight is that already.
+        strided=(used,) if x.edge and weight.shape[0] == out_features else (),
     )
 
 

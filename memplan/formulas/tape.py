@@ -303,6 +303,8 @@ class Tape:
         is_expensive: bool = False,
         is_savable: bool = True,
         pinned: Sequence[Tensor] = (),
+        strided: Sequence[Tensor] = (),
+        is_strided: bool = False,
     ) -> Tensor:
         """Run one operator.
 
@@ -313,13 +315,19 @@ class Tape:
         Both scratches of backward are needed while its results are there: that of the
         function, and after it that of summing a gradient over what was broadcast.
         `is_expensive` marks what selective checkpointing keeps. `pinned` is what the
-        backward function keeps as an attribute (`pin`).
+        backward function keeps as an attribute (`pin`). `strided` are those of `saved`
+        that are transposed, `is_strided` says so of the output: on its way to the host
+        each is first copied in order, on the device (`native/cuda/Copy.cu`).
         """
         mode = self.mode
         wanted = [x for x in inputs if x.edge is not None] if mode.grad else []
         wants = bool(wanted)
         is_reused = is_expensive and wants and mode.reuse is not None
         edge = self.new_edge() if wants else None
+        packs = self.setting.offloads_activations and mode.record and wants
+        packs = packs and not mode.is_recomputed
+        if packs and strided:
+            self.note(max(x.num_bytes for x in strided), f"{self.place} {name}")
         if alias is not None:
             storage = alias.storage
         elif is_reused:
@@ -341,9 +349,11 @@ class Tape:
         if not wants or not mode.record:
             return output
         held, fetched = [], []
-        if self.setting.offloads_activations and not mode.is_recomputed:
+        if packs:
             packed = [*saved, output] if saves_output else saved
             fetched = [x.num_bytes for x in packed]
+            if is_strided:
+                self.note(output.num_bytes, f"{self.place} {name}")
             if stats_bytes:
                 self.note(stats_bytes)
                 fetched.append(stats_bytes)
