@@ -18,9 +18,9 @@ from memplan.formulas.allocator import (
 )
 from memplan.formulas.ddp import Ddp, ZeroRedundancy
 from memplan.formulas.events import most_at_once
+from memplan.formulas.fsdp2 import Fsdp2
 from memplan.formulas.large_pool import Block, LargePool, Player, Slack
 from memplan.formulas.optimizers import Optimizer, state_tensors
-from memplan.formulas.parameters import Parameter
 from memplan.formulas.sharding import Tensors, in_model_order
 from memplan.formulas.tensors import ITEM_BYTES
 from memplan.formulas.weights import STORED_DTYPE
@@ -60,15 +60,16 @@ def with_slack(
 def _can_be_played(plan: TrainingPlan, step: Step) -> bool:
     """Whether all large requests are known in their order.
 
-    Shards are gathered between those of the tape, and a pipeline runs several tapes.
+    DeepSpeed gathers between those of the tape, and a pipeline runs several tapes.
     Other settings of the allocator split otherwise.
     """
     return (
-        isinstance(step.sharder, Ddp | ZeroRedundancy)
+        isinstance(step.sharder, Ddp | ZeroRedundancy | Fsdp2)
         and plan.workload == "train"
         and plan.pipeline_parallel == 1
         and plan.precision != "fp16-master"
-        and not (plan.ema or plan.offload_optimizer or plan.alloc_conf)
+        and not (plan.ema or plan.alloc_conf)
+        and not (plan.offload_optimizer or plan.offload_parameters)
     )
 
 
@@ -113,7 +114,7 @@ def _played(
     player = Player(pool)
     slack: Slacks = {}
     read_as = plan.frozen_dtype or model.frozen_dtype or STORED_DTYPE[plan.precision]
-    _load(pool, step.parameters, plan.quantization, ITEM_BYTES[read_as])
+    _load(pool, step, plan.quantization, ITEM_BYTES[read_as])
     *buckets, (batch_bytes, _) = step.buffer_tensors
     _take_all(pool, [batch_bytes])
     bucket_sizes = _sizes(buckets)
@@ -151,7 +152,7 @@ def _played(
 
 def _load(
     pool: LargePool,
-    parameters: Sequence[Parameter],
+    step: Step,
     quantization: str,
     read_item_bytes: int,
 ) -> None:
@@ -160,7 +161,7 @@ def _load(
     What is quantized is read whole before (`runner/training/quantize.py`). It is a
     tensor beside its constants, and sums count one for both.
     """
-    ordered = list(in_model_order(parameters))
+    ordered = [replace(p, count=1) for p in in_model_order(step.parameters)]
     quantized = [p for p in ordered if p.stored.is_quantized]
     others = [p for p in ordered if not p.stored.is_quantized]
     for p in quantized:
@@ -177,10 +178,8 @@ def _load(
         _take_all(pool, constants)
         _give_back_all(pool, whole)
     for is_adapter in (False, True):
-        _take_all(
-            pool,
-            [p.stored.num_bytes for p in others if (".lora_" in p.name) == is_adapter],
-        )
+        some = [p for p in others if (".lora_" in p.name) == is_adapter]
+        _take_all(pool, _sizes(step.sharder.weights(some)))
 
 
 def _take_whole_bucket(pool: LargePool, sizes: Sequence[int]) -> list[Block]:

@@ -199,6 +199,9 @@ class _Replay:
             storage = copy
         if tape.ledger is not None:
             tape.ledger.keep_gradient(tape.live, storage, tape.trained.get(edge, ""))
+        if edge in tape.trained:
+            name = tape.parameters[tape.trained[edge]].name
+            tape.gathering.keep_gradient(name, storage)
         storage.kind = GRADIENT
         tape.live.temporary_bytes -= storage.requested_bytes
         tape.live.gradient_bytes += storage.requested_bytes
@@ -230,6 +233,7 @@ class _Replay:
         tape.live, tape.peak, tape.place = outer_live, outer_peak, outer_place
         handed_on = inner.pending.get(trace.input) if trace.input else None
         events, tape.events = tape.events, outer_events
+        events = gathering.around_backward(layer, events)
         tape.events.repeat(count, events, incoming, handed_on)
 
         for edge, size_bytes in inner.outside.items():

@@ -28,8 +28,9 @@ class Repeat:
     """Layers after the first free what they took, which no event of the first says."""
 
 
-Event = tuple[int, int] | Repeat
-"""A storage's serial number, and its bytes; less than none says how many go."""
+Event = tuple[int | str, int] | Repeat
+"""A storage's serial number, or a name, and its bytes; less than none says how many
+go."""
 
 
 class Events(list[Event]):

@@ -12,10 +12,11 @@ precision the shards are fp32; gathered copies, gradients and both buffers are i
 precision, and autocast does not run (`set_mixed_precision`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from memplan.formulas.allocator import block_bytes
+from memplan.formulas.allocator import SMALL_REQUEST_BYTES, block_bytes
+from memplan.formulas.events import Event, Events
 from memplan.formulas.gathering import FLAT, GATHERED, REDUCED, Gathering, Layer
 from memplan.formulas.ledger import without_gradients
 from memplan.formulas.parameters import Parameter
@@ -27,7 +28,7 @@ from memplan.formulas.sharding import (
     trained,
 )
 from memplan.formulas.tape import Tape
-from memplan.formulas.tensors import ITEM_BYTES
+from memplan.formulas.tensors import ITEM_BYTES, Storage
 from memplan.formulas.trace import Totals
 
 
@@ -158,6 +159,58 @@ class Fsdp2Gathering:
     reduced_bytes: int = 0
     """The last reduce-scatter's input, which lives until the next unit is reduced."""
     last_layer: Sequence[Parameter] = ()
+    gradients: dict[str, int] = field(default_factory=dict)
+    """Serial numbers of whole gradients, by name of the weight."""
+
+    # What it asks for in the model's stream. All-gathers and what comes of
+    # reduce-scatters have streams of their own, and so blocks of their own.
+
+    def around_forward(self, layer: Layer, events: Events) -> Events:
+        """Copies are made before the layer, and at stage 3 go after it."""
+        if not layer.is_unit:
+            return events
+        around = Events(self._copies(layer.parameters))
+        around += events
+        if self.sharder.reshards_after_forward:
+            around += self._copies(layer.parameters, are_freed=True)
+        return around
+
+    def around_backward(self, layer: Layer, events: Events) -> Events:
+        """At stage 3 copies are made anew; its gradients are reduced in the end."""
+        if not layer.is_unit:
+            return events
+        around = Events()
+        if self.sharder.reshards_after_forward:
+            around += self._copies(layer.parameters)
+        around += events
+        around += self._reduction(layer.parameters)
+        return around
+
+    def keep_gradient(self, name: str, storage: Storage) -> None:
+        self.gradients[name] = storage.serial
+
+    def _copies(
+        self, unit: Sequence[Parameter], *, are_freed: bool = False
+    ) -> Iterator[Event]:
+        """Gathered weights, one tensor each."""
+        for p in unit:
+            size_bytes = self._padded(p) * item_bytes(p)
+            if self.sharder.is_sharded(p) and size_bytes > SMALL_REQUEST_BYTES:
+                if are_freed:
+                    yield p.name, -p.count
+                else:
+                    yield from [(p.name, size_bytes)] * p.count
+
+    def _reduction(self, unit: Sequence[Parameter]) -> Iterator[Event]:
+        """Copies go, and whole gradients once they have been copied into a buffer."""
+        yield from self._copies(unit, are_freed=True)
+        yield REDUCED, -1
+        size_bytes = self._requested(self._reducible(unit))
+        if size_bytes > SMALL_REQUEST_BYTES:
+            yield REDUCED, size_bytes
+        for p in self._reducible(unit):
+            if p.name in self.gradients:
+                yield self.gradients[p.name], -p.count
 
     # Forward
 
@@ -181,6 +234,7 @@ class Fsdp2Gathering:
         """One that stays gathered, or that turns out to be in a unit of its own."""
         self.tail.append(parameter)
         flat = self._flat([parameter])
+        tape.events += self._copies([parameter])
         tape.grow(self._gathered([parameter]), GATHERED)
         tape.grow(flat, FLAT)
         self.flat_bytes += flat
@@ -197,6 +251,7 @@ class Fsdp2Gathering:
         self.units.append(unit)
         self.order.append(unit)
         self.tail = [p for p in self.tail if p.name not in _names(unit)]
+        tape.events += self._copies(unit, are_freed=True)
         tape.grow(-self._gathered(unit), GATHERED)
 
     def enter_layers(self, tape: Tape, layer: Layer, count: int) -> None:
@@ -355,6 +410,7 @@ class Fsdp2Gathering:
                 held_bytes, _ = self._whole_gradients(tables[:1])
                 self._reduce_unit(tape, unit, held_bytes)
         self._hold_reduced(tape, 0)
+        tape.events.append((REDUCED, -1))
         tape.grow(-self.kept_bytes, GATHERED)
 
     def _keep(self, tape: Tape, layer: Layer, count: int) -> None:
@@ -383,6 +439,7 @@ class Fsdp2Gathering:
         """Gathered once more, for its backward pass; the one before it is next."""
         if unit not in self.back:
             self.back.append(unit)
+            tape.events += self._copies(unit)
             tape.grow(self._gathered(unit), GATHERED)
             self._prefetch(tape, self._before(unit))
 
@@ -395,6 +452,7 @@ class Fsdp2Gathering:
         self, tape: Tape, unit: Sequence[Parameter], held_bytes: int = 0
     ) -> None:
         """Free the gathered copies, then reduce and scatter the gradients."""
+        tape.events += self._reduction(unit)
         tape.grow(-self._gathered(unit), GATHERED)
         self._hold_reduced(tape, self._reduced(unit))
         tape.live = self._reduce(tape.live, unit)
@@ -430,12 +488,14 @@ class Fsdp2Gathering:
 
     def _flat(self, unit: Sequence[Parameter]) -> int:
         """The all-gather's output: one tensor."""
-        return block_bytes(
-            sum(
-                self._padded(p) * item_bytes(p) * p.count
-                for p in unit
-                if self.sharder.is_sharded(p)
-            )
+        return block_bytes(self._requested(unit))
+
+    def _requested(self, unit: Sequence[Parameter]) -> int:
+        """Its weights, or gradients, side by side."""
+        return sum(
+            self._padded(p) * item_bytes(p) * p.count
+            for p in unit
+            if self.sharder.is_sharded(p)
         )
 
     def _reduced(self, unit: Sequence[Parameter]) -> int:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from memplan.formulas.events import Events
     from memplan.formulas.parameters import Parameter
     from memplan.formulas.tape import Tape
+    from memplan.formulas.tensors import Storage
     from memplan.formulas.trace import Totals
 
 GATHERED = "weights gathered from shards"
@@ -40,6 +42,15 @@ class Gathering(Protocol):
     is_even: bool
     """Whether what stands beside the layers in backward changes by the same amount from
     one to the next, but for the first and last two: then only these can be highest."""
+
+    def around_forward(self, layer: Layer, events: "Events") -> "Events":
+        """What one layer asks for forward, with what it is gathered into."""
+
+    def around_backward(self, layer: Layer, events: "Events") -> "Events":
+        """The same backward, with what its gradients are reduced from."""
+
+    def keep_gradient(self, name: str, storage: "Storage") -> None:
+        """The gradient of the weight of that name stays where autograd made it."""
 
     def use_weight(self, tape: "Tape", parameter: "Parameter") -> None:
         """A weight outside the layers is about to be used."""
@@ -104,6 +115,15 @@ class NoGathering:
 
     keeps_gradients = True
     is_even = True
+
+    def around_forward(self, layer: Layer, events: "Events") -> "Events":
+        return events
+
+    def around_backward(self, layer: Layer, events: "Events") -> "Events":
+        return events
+
+    def keep_gradient(self, name: str, storage: "Storage") -> None:
+        return
 
     def use_weight(self, tape: "Tape", parameter: "Parameter") -> None:
         return

@@ -136,7 +136,7 @@ class Player:
 
     def __init__(self, pool: LargePool) -> None:
         self._pool = pool
-        self._held: dict[int, list[Block]] = {}
+        self._held: dict[int | str, list[Block]] = {}
 
     def play(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -168,6 +168,6 @@ class Player:
                 block = held[repeat.made].pop()
                 held.setdefault(repeat.taken, []).append(block)
 
-    def _free(self, serial: int) -> None:
+    def _free(self, serial: int | str) -> None:
         if self._held.get(serial):
             self._pool.give_back(self._held[serial].pop())

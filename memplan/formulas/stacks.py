@@ -178,12 +178,13 @@ def _trace_layers(
         t.ledger.take_over(storage, y.storage, place)
     rest = span.leaves
     is_held = storage.num_holders > 0 and (storage.kind == TEMPORARY or stays)
+    parameters = _parameters_of(t, place, outer_count * count)
+    layer = Layer(parameters, is_unit and not is_whole, outer_mode.in_layer)
+    events = t.gathering.around_forward(layer, events)
     t.events.repeat(done, events, storage, y.storage, frees_taken=is_held)
     if is_held:
         # Someone else holds the first input; the later layers free theirs.
         rest = rest.plus(t.temporary(y.storage if stays else storage), -1)
-    parameters = _parameters_of(t, place, outer_count * count)
-    layer = Layer(parameters, is_unit and not is_whole, outer_mode.in_layer)
     t.gathering.enter_layers(t, layer, done)
     numbers = sorted({0, done - 1}) if t.gathering.is_even else range(done)
     for number in numbers:
