@@ -50,7 +50,8 @@ def forward(t: Tape, config: ViTConfig, batch: Batch) -> Tensor:
 def vit(t: Tape, config: ViTConfig, pixel_values: Tensor) -> Tensor:
     """`ViTModel.forward` without its pooler: [B, L, D]."""
     with t.scope("vit"):
-        hidden_states = embeddings(t, config, pixel_values)
+        embedding_output = embeddings(t, config, pixel_values)
+        hidden_states = t.view(embedding_output, embedding_output.shape)
         hidden_states = repeat_layers(
             t, "layers", config.num_hidden_layers, Layer(config), hidden_states
         )
