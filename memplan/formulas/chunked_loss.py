@@ -98,13 +98,13 @@ def _checkpoint(
         """
         outer_mode, outer_nodes, first_edge = t.mode, t.nodes, t.last_edge
         t.place, t.nodes = "", []
+        with t.scope("lm_head"), t.no_grad():
+            for weight, edge in used:
+                _cast_again(t, weight, edge)
         t.mode = Mode(first_serial=t.num_storages, is_recomputed=True, in_layer=True)
         storages = saved or [
             t.allocate(prod(shape) * ITEM_BYTES[dtype]) for shape, dtype, _ in given
         ]
-        with t.scope("lm_head"):
-            for weight, edge in used:
-                _cast_again(t, weight, edge)
         output = body(
             *(
                 Tensor(t, storage, *x)
@@ -127,7 +127,6 @@ def _cast_again(t: Tape, weight: Weight, edge: int) -> None:
     low = t.setting.autocast
     if low is None or edge == weight.edge or weight.edge is None:
         return
-    storage = t.allocate(prod(weight.shape) * ITEM_BYTES[low], savable=False)
-    if t.ledger is not None:
-        t.ledger.describe(storage, t.place, "weight cast", weight.shape, low)
-    t.casts[weight.edge] = Cast(Tensor(t, storage, weight.shape, low, edge), 1)
+    copy = t.apply("weight cast", (weight,), weight.shape, low, is_savable=False)
+    shared = Tensor(t, copy.storage, copy.shape, low, edge)
+    t.casts[weight.edge] = Cast(shared, copies=1)
