@@ -59,7 +59,7 @@ def parts_of(text: str) -> list[str | Step]:
 
 def text_of(parts: list[str | Step]) -> str:
     """The page again."""
-    lines = []
+    lines = list[str]()
     for part in parts:
         if isinstance(part, Step):
             lines += part.lines
