@@ -4,6 +4,7 @@ MemplanError            one sentence, one hint, exit code 2
 ├── UnknownNameError    a model, GPU, optimizer or key that does not exist
 ├── PlanError           a plan whose fields contradict each other
 ├── ModelConfigError    a config.json that cannot be read, or is not covered
+├── ConfigError         a user's configuration file that cannot be read: file, key
 ├── ProfileError        a data file of memplan's own that is damaged
 ├── VirtualDeviceError  a machine or a torch that cannot play a virtual card
 ├── DeviceError         a machine or a torch without a card to measure on
@@ -59,6 +60,10 @@ class PlanError(MemplanError):
 
 class ModelConfigError(MemplanError):
     """A model configuration that is malformed, foreign or not covered."""
+
+
+class ConfigError(MemplanError):
+    """A configuration file that cannot be read, or is not understood."""
 
 
 class ProfileError(MemplanError):
