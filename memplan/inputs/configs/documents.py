@@ -25,7 +25,7 @@ def load(file: Path) -> Document:
             and the line where there is one.
     """
     try:
-        return _checked(_parsed(_text(file), file.suffix.lower()))
+        return parse(text_of(file), file.suffix)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(
             f"{file} cannot be read: {_reason(error)}.",
@@ -33,7 +33,21 @@ def load(file: Path) -> Document:
         ) from error
 
 
-def _text(file: Path) -> str:
+def parse(text: str, suffix: str) -> Document:
+    """What a text says, in the language that the ending of its file stands for.
+
+    Raises:
+        ValueError, YAMLError, RecursionError: it is no document.
+    """
+    return _checked(_parsed(text, suffix.lower()))
+
+
+def text_of(file: Path) -> str:
+    """A file's text.
+
+    Raises:
+        ConfigError: it cannot be read, or is no text.
+    """
     try:
         with file.open("rb") as opened:
             content = opened.read(MOST_BYTES + 1)
