@@ -9,7 +9,7 @@ or a measurement is asked, the closed form still says which trick to try next.
 """
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -33,7 +33,7 @@ from memplan.plan import TrainingPlan
 from memplan.report import MemoryReport
 from memplan.runner.training.refusals import check_combination
 from memplan.tricks.catalogue import ALL, find_tricks
-from memplan.tricks.trick import Trick
+from memplan.tricks.trick import EXACTNESSES, Trick
 
 BY_ESTIMATE = (
     "the next trick is the one that saves most by estimate; the {engine} of it confirms"
@@ -128,6 +128,7 @@ class _Comparing:
             alone=tuple(sorted(variants.values(), key=lambda one: one.need_bytes)),
             greedy=greedy,
             fits_after=_fits_after(baseline, greedy),
+            gentlest=_gentlest(baseline, variants, alone),
             table=table_of(baseline, variants, tricks, lacking),
             left_out=lacking,
             assumptions=self._assumptions(baseline),
@@ -242,3 +243,20 @@ def _fits_after(baseline: Variant, greedy: Sequence[Variant]) -> int | None:
         if variant.report.fits:
             return count
     return None
+
+
+def _gentlest(
+    baseline: Variant, variants: Mapping[str, Variant], tricks: Iterable[Trick]
+) -> str | None:
+    """Of those that fit alone; one that does so narrowly is the last resort."""
+    if baseline.report.fits:
+        return None
+
+    def price(trick: Trick) -> tuple[bool, int, float, int]:
+        variant = variants[trick.name]
+        speed = variant.speed.samples_per_s if variant.speed else 0.0
+        rank = EXACTNESSES.index(trick.exactness)
+        return variant.report.fits_narrowly, rank, -speed, variant.need_bytes
+
+    fitting = [trick for trick in tricks if variants[trick.name].report.fits]
+    return min(fitting, key=price).name if fitting else None

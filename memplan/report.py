@@ -354,14 +354,14 @@ class MemoryReport:
 
     @property
     def fits_narrowly(self) -> bool:
-        """It fits, and would not with all that PyTorch may reserve beside it.
+        """It fits, and would not with what PyTorch likely reserves beside it.
 
-        PyTorch gives cached segments back before it runs out of memory, as far as
-        nothing in them is in use.
+        Likely, and not at most: PyTorch gives cached segments back before it runs out
+        of memory, as far as nothing in them is in use.
         """
         if not self.fits or self.reserved is None:
             return False
-        beside = self.reserved.high_bytes - self.peak.reserved_bytes
+        beside = self.reserved.likely_bytes - self.peak.reserved_bytes
         return beside > self.headroom_bytes
 
 

@@ -194,7 +194,7 @@ def test_figures_are_kept_apart_by_setting(figures):
     assert growing.reserved.basis.endswith(f", with {GROWING}")
 
 
-def test_it_fits_narrowly_where_what_is_reserved_may_not(figures):
+def test_it_fits_narrowly_where_what_is_likely_reserved_does_not(figures):
     figures([outcome(reserved=1.5)])
     report = estimate(plan_of(per_device_train_batch_size=8))
     budget = report.headroom_bytes + report.peak.device_bytes

@@ -13,6 +13,7 @@ SCHEMA_VERSION = 1
 
 By = Literal["estimate", "rehearse", "profile"]
 SpeedBasis = Literal["measured", "counted"]
+Fits = Literal["yes", "narrow", "no"]
 Helps = Literal["yes", "no", "costs", "unknown"]
 
 
@@ -39,6 +40,13 @@ def need_of(report: MemoryReport) -> int:
     if error is not None and error.needed_bytes is not None:
         return error.needed_bytes
     return report.peak.device_bytes
+
+
+def fits_of(report: MemoryReport) -> Fits:
+    """As a word of a table; narrow: before fragmentation alone."""
+    if report.fits_narrowly:
+        return "narrow"
+    return "yes" if report.fits else "no"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +124,9 @@ class Comparison:
     """Tricks one after another; each Variant has all those before it too."""
     fits_after: int | None
     """How many of `greedy` it takes to fit; 0: it fits as it is; None: never."""
+    gentlest: str | None = None
+    """Of the tricks that make it fit alone, the one that changes results least, and
+    then costs least speed; None: it fits as it is, or with none alone."""
     table: tuple[TechniqueRow, ...]
     left_out: tuple[LeftOut, ...] = ()
     assumptions: tuple[str, ...] = ()

@@ -7,11 +7,13 @@ A bound from below, good for ratios between plans on one card: no launch overhea
 data loading, no communication between GPUs, and kernels at the rates of the datasheet.
 """
 
+from collections.abc import Sequence
+
 from memplan.errors import PlanError
 from memplan.estimating.card import card_of, torch_version_of
 from memplan.estimating.rank import part_of, stages_of
-from memplan.estimating.step import sharder_of, trace_step
-from memplan.formulas.optimizers import Optimizer, find_optimizer, state_tensors
+from memplan.estimating.step import Step, sharder_of, trace_step
+from memplan.formulas.optimizers import find_optimizer, state_tensors
 from memplan.formulas.parallel import WHOLE
 from memplan.formulas.parameters import Parameter
 from memplan.formulas.work import MeteredTape, Rates, Work, optimizer_bytes
@@ -35,10 +37,23 @@ def counted_step(plan: TrainingPlan) -> Work:
             are not known.
         MemplanError: as `estimate`.
     """
+    micro_batch, step = counted_micro_batch(plan)
+    updated = sharder_of(plan).updated(step.parameters)
+    return counted_update(plan, updated).plus(
+        micro_batch, plan.gradient_accumulation_steps
+    )
+
+
+def counted_micro_batch(plan: TrainingPlan) -> tuple[Work, Step]:
+    """What one GPU does for a micro-batch, forward and backward; and the traced step.
+
+    Raises:
+        PlanError: as `counted_step`.
+        MemplanError: as `estimate`.
+    """
     _check(plan)
     gpu = card_of(plan)
     model = find_model(plan.model or "", plan.revision)
-    optimizer = find_optimizer(plan.optim)
     tapes: list[MeteredTape] = []
 
     def metered(**given: object) -> MeteredTape:
@@ -48,17 +63,14 @@ def counted_step(plan: TrainingPlan) -> Work:
     step = trace_step(
         plan,
         part_of(plan, model),
-        optimizer,
+        find_optimizer(plan.optim),
         gpu.compute_capability or (9, 0),
         torch_version_of(plan),
         gpu.num_sms or ASSUMED_SMS,
         make_tape=metered,
     )
     (tape,) = tapes
-    updated = sharder_of(plan).updated(step.parameters)
-    return _update(plan, optimizer, updated, tape.rates).plus(
-        tape.work, plan.gradient_accumulation_steps
-    )
+    return tape.work, step
 
 
 def rates_of(gpu: Gpu, plan: TrainingPlan) -> Rates:
@@ -92,6 +104,11 @@ def _check(plan: TrainingPlan) -> None:
             "With offload the host and its bus decide how long a step takes.",
             hint="Measure it with `memplan profile`.",
         )
+    if find_optimizer(plan.optim).is_paged:
+        raise PlanError(
+            "Pages of states cross the host's bus when they are needed.",
+            hint="Measure it with `memplan profile`.",
+        )
     if stages_of(plan) != (WHOLE,):
         raise PlanError(
             "The bubble of a pipeline is not counted.",
@@ -99,10 +116,9 @@ def _check(plan: TrainingPlan) -> None:
         )
 
 
-def _update(
-    plan: TrainingPlan, optimizer: Optimizer, updated: list[Parameter], rates: Rates
-) -> Work:
-    """Clipping and the optimizer's step: bytes alone."""
+def counted_update(plan: TrainingPlan, updated: Sequence[Parameter]) -> Work:
+    """Clipping and the optimizer's step over the tensors it sees: bytes alone."""
+    optimizer = find_optimizer(plan.optim)
     moved = sum(
         p.count
         * optimizer_bytes(
@@ -113,4 +129,4 @@ def _update(
         )
         for p in updated
     )
-    return Work(0, moved, moved / rates.bytes_per_s)
+    return Work(0, moved, moved / rates_of(card_of(plan), plan).bytes_per_s)

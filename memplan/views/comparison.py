@@ -9,7 +9,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from memplan.comparing.comparison import Comparison, LeftOut, TechniqueRow, Variant
+from memplan.comparing.comparison import (
+    Comparison,
+    LeftOut,
+    TechniqueRow,
+    Variant,
+    fits_of,
+)
 from memplan.comparing.table import change_of_speed
 from memplan.estimating.changes import command_words
 from memplan.units import format_gib
@@ -23,7 +29,7 @@ SHORT = {"different optimisation": "steps", "different model": "model"}
 LEGEND = (
     "GiB on the device. Results: exact, the same numbers; rounding, the same sums in "
     "another order or precision; steps, other ones are made; model, something else is "
-    "trained or fed."
+    "trained or fed. Narrow: it fits before fragmentation alone."
 )
 SEEN = {"estimate": "estimated", "rehearse": "rehearsed", "profile": "measured"}
 
@@ -63,6 +69,7 @@ def _verdict(comparison: Comparison) -> list[Text]:
         variant = comparison.greedy[count - 1]
         said = f"fits with {', '.join(variant.tricks)}: {_size(variant)}"
         lines.append(Text(said, "green"))
+        lines += _gentlest(comparison, variant)
     elif any(variant.report.fits for variant in comparison.alone):
         variant = next(v for v in comparison.alone if v.report.fits)
         lines.append(Text(f"fits with {variant.tricks[-1]}: {_size(variant)}", "green"))
@@ -73,6 +80,15 @@ def _verdict(comparison: Comparison) -> list[Text]:
                 Text(f"no trick makes it fit: the least is {format_gib(least)}")
             )
     return lines
+
+
+def _gentlest(comparison: Comparison, chosen: Variant) -> list[Text]:
+    """The trick alone that changes least, where that is not what saves most."""
+    name = comparison.gentlest
+    if name is None or chosen.tricks == (name,):
+        return []
+    variant = next(v for v in comparison.alone if v.tricks == (name,))
+    return [Text(f"changing least, with {name}: {_size(variant)}", "green")]
 
 
 def _alone(comparison: Comparison) -> RenderableType:
@@ -111,7 +127,7 @@ def _row(comparison: Comparison, variant: Variant, before: Variant) -> list[str]
     return [
         saved,
         gib(variant.need_bytes),
-        "yes" if variant.report.fits else "no",
+        fits_of(variant.report),
         speed,
         SHORT.get(exactness, exactness),
         variant.report.peak.phase,

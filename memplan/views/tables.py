@@ -33,8 +33,9 @@ def labelled(*rows: tuple[str, Iterable[str]]) -> Table:
 
 
 def gib(size_bytes: int) -> str:
-    """GiB of a column whose heading has the unit."""
-    return f"{size_bytes / GiB:.2f}"
+    """GiB of a column whose heading has the unit; what rounds to nothing is bare."""
+    text = f"{size_bytes / GiB:.2f}"
+    return "0.00" if text == "-0.00" else text
 
 
 def print_lines(console: Console | None, renderable: RenderableType) -> None:

@@ -201,3 +201,20 @@ def test_what_gpus_exchange_is_not_counted_so_sharding_has_no_speed():
     assert speeds["sgd",] is not None
     sharded = compare(replace(plan, zero_stage=3), tricks=["sgd"])
     assert all(v.speed is not None for v in (sharded.baseline, *sharded.alone))
+
+
+def test_the_gentlest_fits_alone_and_changes_least():
+    plan = TrainingPlan(
+        model="pe-net-vg150", gpu="rtx-4090", per_device_train_batch_size=16
+    )
+    found = compare(plan, tricks=["accumulation", "pe-net-distance", "batch-half"])
+    # Both round alone; the rewritten distance is the faster. Halving the batch is not.
+    assert found.gentlest == "pe-net-distance"
+    assert compare(replace(plan, gpu="h100-80gb"), tricks=["sgd"]).gentlest is None
+    assert compare(plan, tricks=["sgd"]).gentlest is None
+
+
+def test_pages_of_states_have_no_counted_speed():
+    plan = TrainingPlan(model="gpt2")
+    (variant,) = compare(plan, tricks=["adamw-paged"]).alone
+    assert variant.speed is None

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 
-from memplan.comparing.comparison import Variant
+from memplan.comparing.comparison import Variant, fits_of
 from memplan.report import Components, MemoryReport
 from memplan.views.page.budget import need_bytes
 from memplan.views.page.inputs import Input, command_behind
@@ -84,7 +84,7 @@ def _of_report(report: MemoryReport) -> tuple[Value, ...]:
         report.device.gpu,
         report.num_gpus,
         report.source,
-        "yes" if report.fits else "no",
+        fits_of(report),
         report.headroom_bytes,
         need_bytes(report),
         peak.requested_bytes,

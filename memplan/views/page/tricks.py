@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from memplan.comparing.comparison import Comparison, Entry, Variant
+from memplan.comparing.comparison import Comparison, Entry, Variant, fits_of
 from memplan.views.page.parts import Cell, Table
 
 
@@ -92,7 +92,7 @@ def _alone(comparison: Comparison) -> Table:
             variant.flags,
             before - variant.need_bytes,
             variant.need_bytes,
-            "yes" if variant.report.fits else "no",
+            fits_of(variant.report),
             peak_of(variant),
             exactness_of(comparison, variant),
         )

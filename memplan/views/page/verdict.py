@@ -27,6 +27,14 @@ def verdict_of(entry: Entry) -> Verdict:
     )
 
 
+def _changing_least(comparison: Comparison, name: str) -> str:
+    variant = next(one for one in comparison.alone if one.tricks == (name,))
+    return (
+        f"What changes least and fits alone is {title_of(comparison, name)}: "
+        f"{format_gib(variant.need_bytes)}."
+    )
+
+
 def verdict_of_comparison(comparison: Comparison) -> Verdict:
     """Of the plan as it is, and the recipe that tricks lead to."""
     report = comparison.baseline.report
@@ -40,6 +48,9 @@ def verdict_of_comparison(comparison: Comparison) -> Verdict:
             "device."
         )
         command = variant.command
+        gentlest = comparison.gentlest
+        if gentlest is not None and variant.tricks != (gentlest,):
+            advice += f" {_changing_least(comparison, gentlest)}"
     elif not report.fits:
         least = min(
             (variant.need_bytes for variant in comparison.greedy),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from memplan.comparing.comparison import Comparison, Variant
+from memplan.comparing.comparison import Comparison, Variant, fits_of
 from memplan.units import format_gib
 from memplan.views.page.budget import budget_bytes
 from memplan.views.page.frame import (
@@ -101,7 +101,7 @@ def _table(comparison: Comparison) -> Table:
             label,
             saving,
             variant.need_bytes,
-            "yes" if variant.report.fits else "no",
+            fits_of(variant.report),
             peak_of(variant),
             exactness_of(comparison, variant),
         )

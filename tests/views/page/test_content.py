@@ -164,11 +164,11 @@ def test_an_explained_estimate_is_drawn_term_by_term():
 
 def test_what_fits_before_fragmentation_alone_fits_narrowly():
     report = estimate(plan_of())
-    likely = report.peak.reserved_bytes + report.headroom_bytes
+    room = report.peak.reserved_bytes + report.headroom_bytes
     report = replace(
         report,
         reserved=ReservedMemory(
-            likely_bytes=likely, low_bytes=likely, high_bytes=likely + 1, basis="tests"
+            likely_bytes=room + 1, low_bytes=room, high_bytes=room + 2, basis="tests"
         ),
     )
     (verdict,) = page_of(inputs_of(report)).verdicts
