@@ -5,6 +5,7 @@
     batch.py      the first batch
     trainer.py    transformers' TrainingArguments
     lightning.py  Lightning's Trainer
+    configs/      files that runs are configured in
 
 What is not understood and can move memory is listed, never dropped in silence; where no
 plan can say what runs there is an error, of one sentence.

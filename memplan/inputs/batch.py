@@ -6,7 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from memplan.errors import PlanError
-from memplan.inputs.live import Fields, Reading
+from memplan.inputs.configs.format import Reading
 from memplan.models import Model
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def named_arguments(
     module: "nn.Module", args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Fields:
+) -> dict[str, Any]:
     """What a module is called with, by name."""
     if not args:
         return dict(kwargs)

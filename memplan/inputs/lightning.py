@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from memplan.errors import PlanError
 from memplan.inputs.batch import read_batch
-from memplan.inputs.deepspeed import sharding_of
+from memplan.inputs.configs.format import Reading
+from memplan.inputs.configs.precision import precision_of
+from memplan.inputs.configs.sharding import STAGES, read_fsdp, sharding_of
 from memplan.inputs.live import (
     Found,
-    Reading,
     checkpoints_itself,
     model_in,
     num_parameters,
-    precision_of,
     read_model,
     trained_dtype,
 )
@@ -126,16 +126,15 @@ def _read_strategy(trainer: Any, reading: Reading) -> None:
 def _read_fsdp(strategy: Any, reading: Reading) -> None:
     """FSDP1, as the formulas know FSDP2."""
     name = getattr(strategy.sharding_strategy, "name", "")
-    stages = {"FULL_SHARD": 3, "SHARD_GRAD_OP": 2, "NO_SHARD": 0}
-    if name not in stages:
+    if name not in STAGES:
         raise PlanError(
-            f"FSDP's {name} has no formula.", hint=f"These have: {', '.join(stages)}."
+            f"FSDP's {name} has no formula.", hint=f"These have: {', '.join(STAGES)}."
         )
-    offloads = bool(getattr(strategy.cpu_offload, "offload_params", False))
-    reading.not_read.append("FSDP1: counted as FSDP2")
-    reading.fields |= {
-        "sharding": "fsdp2",
-        "zero_stage": stages[name],
-        "offload_optimizer": offloads and stages[name] == 3,
-        "offload_parameters": offloads and stages[name] == 3,
-    }
+    read_fsdp(
+        reading,
+        "sharding_strategy",
+        strategy=name,
+        version=1,
+        offloads=bool(getattr(strategy.cpu_offload, "offload_params", False)),
+        num_nodes=strategy.num_nodes,
+    )

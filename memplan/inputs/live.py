@@ -6,11 +6,12 @@ after it was loaded.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from memplan.errors import ModelConfigError, PlanError
 from memplan.estimate import estimate_of
+from memplan.inputs.configs.format import Reading
 from memplan.models import Model, model_of_config
 from memplan.plan import TrainingPlan
 from memplan.report import MemoryReport
@@ -29,9 +30,6 @@ ATTENTION = {
 """transformers' implementations, as kernels of a plan."""
 CLOSE_ENOUGH = 0.001
 """Two counts of parameters within this fraction are of the same model."""
-
-Fields = dict[str, Any]
-"""Fields of a TrainingPlan."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,14 +82,6 @@ class Found:
         if not self.keeps_gradients or self.plan.gradient_accumulation_steps > 1:
             return self.plan
         return replace(self.plan, gradient_accumulation_steps=2)
-
-
-@dataclass(slots=True)
-class Reading:
-    """Fields of a plan as they are found, and what could not be read."""
-
-    fields: Fields = field(default_factory=dict)
-    not_read: list[str] = field(default_factory=list)
 
 
 def model_in(module: "nn.Module") -> Any:
@@ -317,23 +307,3 @@ def _single(dtypes: Mapping[str, int], what: str, reading: Reading) -> str:
         others = ", ".join(sorted(set(dtypes) - {most}))
         reading.not_read.append(f"{what} in {others}: counted as {most}")
     return most
-
-
-def precision_of(autocast: str, trained: str, allows_tf32: bool = False) -> str:
-    """The precision policy of autocast ("no", bf16, fp16) over weights of a dtype.
-
-    Raises:
-        PlanError: no policy is that.
-    """
-    match autocast, trained:
-        case (("bf16" | "fp16"), "fp32"):
-            return f"{autocast}-mixed"
-        case (("no" | "bf16"), "bf16"):
-            return "bf16-pure"
-        case "no", "fp32":
-            return "tf32" if allows_tf32 else "fp32"
-    under = f" under autocast to {autocast}" if autocast != "no" else ""
-    raise PlanError(
-        f"Weights trained in {trained}{under} have no formula.",
-        hint="Load the model in fp32 or bf16.",
-    )

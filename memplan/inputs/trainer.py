@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from memplan.errors import PlanError
 from memplan.inputs.batch import read_batch
-from memplan.inputs.deepspeed import sharding_of
+from memplan.inputs.configs.format import Reading
+from memplan.inputs.configs.precision import precision_of
+from memplan.inputs.configs.sharding import read_fsdp, sharding_of, strategy_of
 from memplan.inputs.live import (
     Found,
-    Reading,
     checkpoints_itself,
     model_in,
     num_parameters,
-    precision_of,
     read_model,
     trained_dtype,
 )
@@ -125,18 +125,17 @@ def _read_deepspeed(args: Any, autocast: str, reading: Reading) -> str:
 
 
 def _read_fsdp(options: Mapping[str, Any], reading: Reading) -> None:
-    """FSDP2: resharding after the forward pass is stage 3, else it is stage 2."""
-    reshards = options.get("reshard_after_forward", True)
-    if options.get("fsdp_version", 2) == 1:
-        reading.not_read.append("FSDP1: counted as FSDP2")
-        reshards = reshards == "full_shard"
-    offloads = bool(options.get("cpu_offload")) and bool(reshards)
-    reading.fields |= {
-        "sharding": "fsdp2",
-        "zero_stage": 3 if reshards else 2,
-        "offload_optimizer": offloads,
-        "offload_parameters": offloads,
-    }
+    """FSDP, by the arguments of accelerate's plugin."""
+    version = options.get("fsdp_version", 2)
+    key = "fsdp_config.reshard_after_forward"
+    strategy = strategy_of(options.get("reshard_after_forward", True), version, key)
+    read_fsdp(
+        reading,
+        key,
+        strategy=strategy,
+        version=version,
+        offloads=bool(options.get("cpu_offload")),
+    )
     if options.get("activation_checkpointing"):
         reading.fields["activation_checkpointing"] = "full"
 

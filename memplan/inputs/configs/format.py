@@ -38,6 +38,9 @@ class Reading:
     """Of a TrainingPlan."""
     origins: dict[str, str] = field(default_factory=dict)
     """Which key each of them is from: `training.seq_len`."""
+    supposed: set[str] = field(default_factory=set)
+    """Which of the fields hold only where no other file, and no flag, says them: what
+    the format does by itself, and what switches that are off leave as it is."""
     not_read: list[str] = field(default_factory=list)
     """Keys that can move memory and are in no field, each with what is unknown."""
     open_fields: set[str] = field(default_factory=set)
@@ -49,6 +52,15 @@ class Reading:
         """A key, and the fields that it decides."""
         self.fields |= fields
         self.origins |= dict.fromkeys(fields, key)
+        self.supposed -= fields.keys()
+
+    def suppose(self, key: str | None = None, **fields: Any) -> None:
+        """Fields that give way to whoever says them; without a key, by default."""
+        new = {name: v for name, v in fields.items() if name not in self.fields}
+        self.fields |= new
+        self.supposed |= new.keys()
+        if key is not None:
+            self.origins |= dict.fromkeys(new, key)
 
     def miss(self, key: str, what: str = "not known to memplan") -> None:
         """A key that can move memory and decides no field."""

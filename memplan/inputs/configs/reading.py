@@ -3,17 +3,19 @@
     asked = read_files([Path("fsdp.yaml"), Path("train.yaml")])
     TrainingPlan(**asked.fields)
 
-Of two files that say the same the later wins; what one leaves open, another may say.
+Of two files that say the same the later wins, and flags win over all of them; what one
+leaves open, another may say.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from memplan.errors import ConfigError
+from memplan.errors import ConfigError, PlanError
 from memplan.inputs.configs.documents import load
 from memplan.inputs.configs.format import Format, Reading, Source
+from memplan.report import MemoryReport
 
 FORMATS: tuple[Format, ...] = ()
 """The first that knows a document reads it: those with keys of their own come first."""
@@ -41,33 +43,84 @@ class Asked:
     fields: dict[str, Any]
     """Of a TrainingPlan."""
     files: tuple[ReadFile, ...] = ()
-    not_read: tuple[str, ...] = field(default=())
+    assumed: tuple[str, ...] = ()
+    """Fields that nobody says, as the formats have them by default."""
+    not_read: tuple[str, ...] = ()
     """Keys that can move memory and are in no field, each with its file."""
 
+    def onto(self, report: MemoryReport) -> MemoryReport:
+        """A report of the plan, with what the files leave open and what is not read."""
+        return replace(
+            report,
+            assumptions=(*report.assumptions, *self.assumed),
+            unsupported=(*report.unsupported, *self.not_read),
+        )
 
-def read_files(files: Sequence[Path]) -> Asked:
-    """What files say, the later ones over the earlier.
+
+def read_files(files: Sequence[Path], flags: Mapping[str, Any] | None = None) -> Asked:
+    """What files say, the later ones over the earlier, and flags over all of them.
 
     Raises:
-        ConfigError: one of them cannot be read, or is of no known format.
+        ConfigError: one of the files cannot be read, or is of no known format.
     """
+    flags = dict(flags or {})
     read = tuple(read_file(file) for file in files)
-    fields: dict[str, Any] = {}
-    for one in read:
-        fields |= one.reading.fields
-    left = {name for one in read for name in one.reading.open_fields} - fields.keys()
+    supposed, said = _merged(read)
+    fields = supposed | said | flags
+    _drop_what_belonged(fields, flags)
+    left = {name for one in read for name in one.reading.open_fields}
     return Asked(
         fields=fields,
         files=read,
+        assumed=tuple(
+            f"{name} {fields[name]}, as {one.file.name} leaves it to the default"
+            for name, one in _by_default(read).items()
+            if name not in said and name not in flags
+        ),
         not_read=(
             *(
                 f"{one.file.name}: {key}"
                 for one in read
                 for key in one.reading.not_read
             ),
-            *(f"{name} is left open by all files" for name in sorted(left)),
+            *(
+                f"{name} is left open by all files: counted as by default"
+                for name in sorted(left - fields.keys())
+            ),
         ),
     )
+
+
+def _merged(read: Sequence[ReadFile]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields that give way, and fields that do not."""
+    supposed: dict[str, Any] = {}
+    said: dict[str, Any] = {}
+    for one in read:
+        for name, value in one.reading.fields.items():
+            (supposed if name in one.reading.supposed else said)[name] = value
+    return supposed, said
+
+
+def _by_default(read: Sequence[ReadFile]) -> dict[str, ReadFile]:
+    """Fields that are supposed without a key of the file, and by which file."""
+    found: dict[str, ReadFile] = {}
+    for one in read:
+        for name in one.reading.supposed:
+            if name in one.reading.origins:
+                found.pop(name, None)
+            else:
+                found[name] = one
+    return dict(sorted(found.items()))
+
+
+def _drop_what_belonged(fields: dict[str, Any], flags: Mapping[str, Any]) -> None:
+    """What a file says of a model or of adapters that a flag has put another for."""
+    if "parameters" in flags and "model" not in flags:
+        fields.pop("model", None)
+    if ("model" in flags or "parameters" in flags) and "revision" not in flags:
+        fields.pop("revision", None)
+    if fields.get("trainable") != "lora" and "lora_targets" not in flags:
+        fields.pop("lora_targets", None)
 
 
 def read_file(file: Path) -> ReadFile:
@@ -81,7 +134,7 @@ def read_file(file: Path) -> ReadFile:
     kind = format_of(source)
     try:
         return ReadFile(file=file, format=kind, reading=kind.read(source))
-    except ConfigError as error:
+    except (ConfigError, PlanError) as error:
         if str(file) in error.message:
             raise
         raise ConfigError(f"{file}: {error.message}", hint=error.hint) from error
