@@ -65,9 +65,9 @@ def read_files(files: Sequence[Path], flags: Mapping[str, Any] | None = None) ->
     """
     flags = dict(flags or {})
     read = tuple(read_file(file) for file in files)
-    supposed, said = _merged(read)
-    fields = supposed | said | flags
-    _drop_what_belonged(fields, flags)
+    readings = [one.reading for one in read]
+    _, said = _merged(readings)
+    fields = fields_of(readings, flags)
     left = {name for one in read for name in one.reading.open_fields}
     return Asked(
         fields=fields,
@@ -91,13 +91,23 @@ def read_files(files: Sequence[Path], flags: Mapping[str, Any] | None = None) ->
     )
 
 
-def _merged(read: Sequence[ReadFile]) -> tuple[dict[str, Any], dict[str, Any]]:
+def fields_of(
+    readings: Sequence[Reading], flags: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Of a TrainingPlan, as readings and flags say together."""
+    supposed, said = _merged(readings)
+    fields = supposed | said | dict(flags or {})
+    _drop_what_belonged(fields, flags or {})
+    return fields
+
+
+def _merged(readings: Sequence[Reading]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Fields that give way, and fields that do not."""
     supposed: dict[str, Any] = {}
     said: dict[str, Any] = {}
-    for one in read:
-        for name, value in one.reading.fields.items():
-            (supposed if name in one.reading.supposed else said)[name] = value
+    for reading in readings:
+        for name, value in reading.fields.items():
+            (supposed if name in reading.supposed else said)[name] = value
     return supposed, said
 
 
