@@ -29,6 +29,7 @@ FLOORS = {
     "virtual": 2,
     "campaign": 3,
     "captures": 3,
+    "check": 3,
     "compare": 3,
     "comparing": 3,
     "diff": 3,

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from memplan.cli.catalogues import env, gpus, models
+from memplan.cli.check import check
 from memplan.cli.compare import compare
 from memplan.cli.diff import diff
 from memplan.cli.estimate import estimate
@@ -58,6 +59,7 @@ app.command()(estimate)
 app.command(cls=WithProgram, context_settings={"allow_extra_args": True})(rehearse)
 app.command(cls=WithProgram, context_settings={"allow_extra_args": True})(profile)
 app.command()(compare)
+app.command()(check)
 app.command()(show)
 app.command()(gather)
 app.command()(diff)
