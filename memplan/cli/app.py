@@ -17,6 +17,7 @@ from memplan.cli.rehearse import rehearse
 from memplan.cli.report import report
 from memplan.cli.show import show
 from memplan.cli.validate import validate
+from memplan.cli.worst_batch import worst_batch
 
 app = typer.Typer(
     name="memplan",
@@ -59,6 +60,7 @@ app.command()(estimate)
 app.command(cls=WithProgram, context_settings={"allow_extra_args": True})(rehearse)
 app.command(cls=WithProgram, context_settings={"allow_extra_args": True})(profile)
 app.command()(compare)
+app.command()(worst_batch)
 app.command()(check)
 app.command()(show)
 app.command()(gather)

@@ -1,0 +1,1 @@
+"""Looking for plans that fit: candidates, prices, ranks, and the worst batch."""

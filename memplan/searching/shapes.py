@@ -1,0 +1,119 @@
+"""What batches of many shapes take, each shape estimated once.
+
+An estimate takes milliseconds, and a large dataset has thousands of shapes. Up to
+`MOST_ESTIMATES` each is estimated. Of more, neighbours share one estimate, that of a
+shape which is at least as large as each of them: percentiles may then be too high,
+never too low. What takes most is found exactly even so: the members of the group with
+the highest estimate are estimated themselves, until no group can hold more.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from memplan.errors import MemplanError, PlanError
+from memplan.estimate import needed_bytes
+from memplan.estimating.changes import Fields
+from memplan.plan import TrainingPlan
+from memplan.searching.batches import Shape
+from memplan.units import ceil_div
+
+MOST_ESTIMATES = 512
+
+
+class Needs:
+    """What a plan takes with batches of other shapes.
+
+    Args:
+        fields: what the numbers of a shape are, after the number of samples.
+    """
+
+    def __init__(self, plan: TrainingPlan, fields: Iterable[str]) -> None:
+        self._plan = plan
+        self._fields = tuple(fields)
+        self._known = dict[Shape, int]()
+
+    def plan_of(self, shape: Shape) -> TrainingPlan:
+        """The plan whose micro-batch has this shape.
+
+        A batch without tokens or pictures is counted with one.
+        """
+        size, *values = shape
+        sizes: Fields = {
+            name: max(value, 1)
+            for name, value in zip(self._fields, values, strict=True)
+            if value or name != "image_size"
+        }
+        return replace(self._plan, per_device_train_batch_size=size, **sizes)
+
+    def of(self, shape: Shape) -> int:
+        """Bytes on the device.
+
+        Raises:
+            MemplanError: there is no estimate of such a batch.
+        """
+        if shape not in self._known:
+            try:
+                self._known[shape] = needed_bytes(self.plan_of(shape))
+            except MemplanError as error:
+                said = ", ".join(f"{n} {v}" for n, v in self.named(shape).items())
+                raise PlanError(
+                    f"A batch of the data ({said}) has no estimate: {error.message}",
+                    hint=error.hint,
+                ) from error
+        return self._known[shape]
+
+    def named(self, shape: Shape) -> dict[str, int]:
+        """The shape by fields of a plan."""
+        names = ("per_device_train_batch_size", *self._fields)
+        return dict(zip(names, shape, strict=True))
+
+    def of_each(self, shapes: Iterable[Shape]) -> dict[Shape, int]:
+        """Of many shapes, by groups where there are too many to estimate each."""
+        found = dict[Shape, int]()
+        for group in groups_of(shapes):
+            need = self.of(largest_of(group))
+            found.update(dict.fromkeys(group, need))
+        return found
+
+    def highest(self, shapes: Iterable[Shape]) -> Shape:
+        """The shape that takes most; the largest of those that take the same."""
+        groups = [(self.of(largest_of(group)), group) for group in groups_of(shapes)]
+        groups.sort(reverse=True)
+        best, need = groups[0][1][0], -1
+        for bound, group in groups:
+            if bound < need:
+                break
+            for shape in group:
+                if (self.of(shape), shape) > (need, best):
+                    best, need = shape, self.of(shape)
+        return best
+
+
+def groups_of(shapes: Iterable[Shape]) -> list[list[Shape]]:
+    """Neighbours together, `MOST_ESTIMATES` groups at most.
+
+    They differ in the number that takes most values, the length as a rule.
+    """
+    distinct = list(set(shapes))
+    spread = [len(set(values)) for values in zip(*distinct, strict=True)]
+    places = sorted(range(len(spread)), key=spread.__getitem__)
+    distinct.sort(key=lambda shape: [shape[place] for place in places])
+    size = ceil_div(len(distinct), MOST_ESTIMATES)
+    return [distinct[i : i + size] for i in range(0, len(distinct), size)]
+
+
+def largest_of(shapes: Sequence[Shape]) -> Shape:
+    """At least as large as each, in every number."""
+    return tuple(max(values) for values in zip(*shapes, strict=True))
+
+
+def percentile(
+    needs: Mapping[Shape, int], counts: Mapping[Shape, int], percent: int
+) -> Shape:
+    """Of the batches so many percent take no more than this one (nearest rank)."""
+    rank = ceil_div(sum(counts.values()) * percent, 100)
+    for shape in sorted(counts, key=lambda shape: (needs[shape], shape)):
+        rank -= counts[shape]
+        if rank <= 0:
+            return shape
+    raise ValueError("percentiles are of 1 to 100 percent of at least one batch")

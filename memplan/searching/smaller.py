@@ -1,0 +1,100 @@
+"""Changes of data and batch with which the worst batch fits, each as little as it can.
+
+Grouping by length is not among them: the longest sample is in a batch all the same.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from memplan.errors import MemplanError
+from memplan.estimating.changes import Fields, as_flags
+from memplan.plan import TrainingPlan
+from memplan.searching.batches import BatchingRule, Shape
+from memplan.searching.bounds import largest_batch
+from memplan.searching.dataset import Sizes
+from memplan.searching.shapes import Needs
+from memplan.searching.worst import Hint
+from memplan.units import ceil_div
+
+Need = Callable[[int], int]
+"""Bytes on the device with a number set to this."""
+
+
+def hints_of(
+    plan: TrainingPlan, sizes: Sizes, rule: BatchingRule, worst: Shape, budget: int
+) -> Iterator[Hint]:
+    """Shorter samples, or fewer in a batch; nothing of batches by a budget of tokens.
+
+    Args:
+        worst: the largest batch that is possible.
+        budget: bytes of the device that it may take.
+    """
+    if rule.max_tokens_per_batch is not None:
+        return
+    if "seq_len" in sizes.columns and rule.packing == "none":
+        yield from _shorter(plan, sizes, rule, worst, budget)
+    yield from _fewer(plan, sizes, worst, budget)
+
+
+def _shorter(
+    plan: TrainingPlan, sizes: Sizes, rule: BatchingRule, worst: Shape, budget: int
+) -> Iterator[Hint]:
+    needs = Needs(plan, sizes.columns)
+    lengths = sizes.columns["seq_len"]
+
+    def need(limit: int) -> int:
+        shape = largest_batch(sizes, rule, worst[0], {"seq_len": limit})
+        return needs.of(shape)
+
+    limit = _most_that_fits(max(lengths) - 1, need, budget)
+    if limit:
+        num_longer = sum(length > limit for length in lengths)
+        what = "leaves out" if rule.drop_longer else "truncates"
+        yield Hint(
+            flags=as_flags({"seq_len": limit}),
+            effect=f"{what} {num_longer} of {len(lengths)} samples",
+            device_bytes=need(limit),
+        )
+
+
+def _fewer(
+    plan: TrainingPlan, sizes: Sizes, worst: Shape, budget: int
+) -> Iterator[Hint]:
+    """As many samples in a step, or some more where they cannot be divided so."""
+    size, *values = worst
+
+    def change(fewer: int) -> Fields:
+        steps = ceil_div(size * plan.gradient_accumulation_steps, fewer)
+        return {
+            "per_device_train_batch_size": fewer,
+            "gradient_accumulation_steps": steps,
+        }
+
+    def need(fewer: int) -> int:
+        accumulating = replace(plan, **change(fewer))
+        return Needs(accumulating, sizes.columns).of((fewer, *values))
+
+    fewer = _most_that_fits(size - 1, need, budget)
+    if fewer:
+        num_samples = fewer * change(fewer)["gradient_accumulation_steps"]
+        yield Hint(
+            flags=as_flags(change(fewer)),
+            effect=f"{num_samples} samples a step and GPU",
+            device_bytes=need(fewer),
+        )
+
+
+def _most_that_fits(most: int, need: Need, budget: int) -> int:
+    """The largest number from 1 to `most` that fits; 0: none does."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        try:
+            fits = need(middle) <= budget
+        except MemplanError:  # too short for its pictures: so is all that is shorter
+            fits = True
+        low, high = (middle, high) if fits else (low, middle - 1)
+    try:
+        return low if low and need(low) <= budget else 0
+    except MemplanError:
+        return 0
