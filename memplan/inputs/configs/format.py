@@ -62,6 +62,18 @@ class Reading:
         if key is not None:
             self.origins |= dict.fromkeys(new, key)
 
+    def include(self, other: "Reading", file: Path | None = None) -> None:
+        """What a part of the document says, or a file that it names."""
+        for name, value in other.fields.items():
+            key = other.origins.get(name)
+            if name in other.supposed:
+                self.suppose(key, **{name: value})
+            else:
+                self.say(key or name, **{name: value})
+        self.not_read += other.not_read
+        self.open_fields |= other.open_fields
+        self.files += other.files if file is None else [file, *other.files]
+
     def miss(self, key: str, what: str = "not known to memplan") -> None:
         """A key that can move memory and decides no field."""
         self.not_read.append(f"{key}: {what}")

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from memplan.errors import ConfigError, PlanError
+from memplan.inputs.configs.accelerate import ACCELERATE
+from memplan.inputs.configs.deepspeed import DEEPSPEED
 from memplan.inputs.configs.documents import load
 from memplan.inputs.configs.format import Format, Reading, Source
 from memplan.report import MemoryReport
 
-FORMATS: tuple[Format, ...] = ()
+FORMATS: tuple[Format, ...] = (ACCELERATE, DEEPSPEED)
 """The first that knows a document reads it: those with keys of their own come first."""
 
 
