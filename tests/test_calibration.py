@@ -69,7 +69,7 @@ def test_a_generation_has_a_band_of_its_own(measured):
     plan = plan_of(workload="generate", max_new_tokens=8)
     band = allocated_band(plan, 10**9, "rtx-4090")
     assert "1 plan measured on rtx-4090" in band.basis
-    assert band.low_bytes <= 10**9 / 1.05
+    assert band.high_bytes >= 10**9 * 1.049  # it took 1.05 of its estimate
 
 
 def test_measurements_never_make_a_band_narrower_than_rehearsals(measured):

@@ -101,6 +101,9 @@ def test_an_exception_survives_in_hooks_of_the_backward_pass(seen):
             (hidden @ weight).sum().backward()
         except ValueError as error:
             said = str(error)
+        # The engine's thread lets go of the exception before it takes the next task,
+        # and PyTorch aborts where Python ends earlier.
+        weight.sum().backward()
         print(json.dumps(said))
     """
     assert seen(code) == "in a hook"
