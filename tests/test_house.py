@@ -36,6 +36,7 @@ FLOORS = {
     "differing": 3,
     "estimate": 3,
     "estimating": 3,
+    "fit": 3,
     "inputs": 3,
     "profile": 3,
     "recording": 3,

@@ -9,6 +9,7 @@ from memplan.cli.check import check
 from memplan.cli.compare import compare
 from memplan.cli.diff import diff
 from memplan.cli.estimate import estimate
+from memplan.cli.fit import fit
 from memplan.cli.gather import gather
 from memplan.cli.mme import mme
 from memplan.cli.profile import profile
@@ -62,6 +63,7 @@ app.command(cls=WithProgram, context_settings={"allow_extra_args": True})(profil
 app.command()(compare)
 app.command()(worst_batch)
 app.command()(check)
+app.command()(fit)
 app.command()(show)
 app.command()(gather)
 app.command()(diff)

@@ -1,0 +1,299 @@
+"""A plan as a file of a format, and a change of a plan as a change of a user's files.
+
+    text, lacking = written(plan, TRAINER)
+    changed = rewritten(asked, plan)
+    print(changed.diff); changed.unsaid      # what no file has a key for
+
+Whatever is written is read again: what does not come back as the plan is told.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from memplan.errors import ConfigError, MemplanError
+from memplan.files import whole_file
+from memplan.inputs.configs.documents import parse, text_of
+from memplan.inputs.configs.editing import dumped, edited
+from memplan.inputs.configs.format import Document, Format, Keys, Reading, Source
+from memplan.inputs.configs.reading import Asked, fields_of, format_of, source_of
+from memplan.plan import TrainingPlan
+
+Fields = dict[str, Any]
+
+OF_THE_COMMAND = frozenset(
+    {
+        "model",
+        "revision",
+        "parameters",
+        "workload",
+        "accounting",
+        "gpu",
+        "gpu_memory_bytes",
+        "context_bytes",
+        "headroom_fraction",
+        "alloc_conf",
+        "torch",
+    }
+)
+"""Fields that are asked about, and are no settings of a run: a file that says nothing
+of them is not made to. A preset's name means nothing to anybody else."""
+KIN = (
+    frozenset(
+        {
+            "num_gpus",
+            "zero_stage",
+            "sharding",
+            "offload_optimizer",
+            "offload_parameters",
+        }
+    ),
+    frozenset(
+        {"trainable", "quantization", "lora_rank", "lora_targets", "lora_dropout"}
+    ),
+    frozenset({"per_device_train_batch_size", "gradient_accumulation_steps"}),
+)
+"""Fields that belong into one file."""
+MARK = "\ufeff"
+"""What some editors of Windows begin a file with."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileChange:
+    """A file as it is, and as it should be."""
+
+    file: Path
+    before: str
+    after: str
+
+    @property
+    def diff(self) -> str:
+        """As `patch -p0` takes it."""
+        lines = difflib.unified_diff(
+            self.before.splitlines(keepends=True),
+            self.after.splitlines(keepends=True),
+            str(self.file),
+            str(self.file),
+        )
+        return "".join(_ended(line) for line in lines)
+
+    def write(self) -> None:
+        """Put it in the place of what is there, whole or not at all.
+
+        Raises:
+            ConfigError: it cannot be written, or was changed since it was read.
+        """
+        if text_of(self.file) != self.before:
+            raise ConfigError(
+                f"{self.file} was changed since it was read.", hint="Ask again."
+            )
+        try:
+            with self.file.open("rb") as opened:
+                is_marked = opened.read(3) == MARK.encode()
+            text = MARK * is_marked + self.after
+            with whole_file(self.file, overwrite=True) as file:
+                file.write(text.encode("utf-8"))
+        except OSError as error:
+            raise ConfigError(
+                f"{self.file} cannot be written: {error.strerror}.",
+                hint="Take the patch, and apply it where you may write.",
+            ) from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rewriting:
+    """A plan in a user's own files."""
+
+    changes: tuple[FileChange, ...]
+    """Of the files that change."""
+    unsaid: Fields
+    """Fields of the plan that none of the files has a key for."""
+
+    @property
+    def diff(self) -> str:
+        """Of all of them, as `patch -p0` takes it."""
+        return "".join(change.diff for change in self.changes)
+
+
+def written(plan: TrainingPlan, kind: Format) -> tuple[str, Fields]:
+    """A plan as a file of a format, and the fields that it has no key for."""
+    text = dumped(kind.keys_of(plan, {}), kind.suffix)
+    source = Source(
+        file=Path(f"plan{kind.suffix}"),
+        document=parse(text, kind.suffix) if text.strip() else {},
+        named=source_of_name,
+    )
+    said = kind.read(source).fields
+    return text, _unsaid(plan, _with_defaults(said, plan))
+
+
+def rewritten(asked: Asked, plan: TrainingPlan) -> Rewriting:
+    """Files changed so that they say what a plan says, as far as they can.
+
+    A field goes to the files that say it already; where there is none, to one that has
+    a key for it: best of all one that speaks of its kin.
+
+    Args:
+        asked: the files as they were read.
+        plan: what they shall say.
+
+    Raises:
+        ConfigError: a file cannot be read any more, or changed without changing more.
+    """
+    drafts = [*_drafts(asked)]
+    before = _as_files_say(drafts, plan)
+    for name in _differing(before, plan):
+        sayers = [draft for draft in drafts if draft.says(name)]
+        able = (draft for draft in drafts if draft.can_say(name, before, plan))
+        ranked = sorted(able, key=lambda one: one.distance(name), reverse=True)
+        for draft in sayers or ranked[-1:]:
+            draft.fields.add(name)
+    changes = []
+    for draft in drafts:
+        draft.change(before, plan)
+        if draft.after != draft.before:
+            changes.append(
+                FileChange(file=draft.file, before=draft.before, after=draft.after)
+            )
+    return Rewriting(changes=tuple(changes), unsaid=_unsaid(plan, _read(drafts, plan)))
+
+
+def source_of_name(name: str) -> Source:
+    """What a written file names.
+
+    Raises:
+        ConfigError: nothing is there to be read.
+    """
+    raise ConfigError(f"{name} is not read.", hint="Name it by itself.")
+
+
+class _Draft:
+    """A file on its way to what it shall say."""
+
+    def __init__(self, file: Path, kind: Format, *, is_named: bool) -> None:
+        self.file = file
+        self.kind = kind
+        self.is_named = is_named
+        """By another file, which reads it."""
+        self.before = self.after = text_of(file)
+        self.reading: Reading = kind.read(self.source(()))
+        self.fields: set[str] = set()
+        """Of the plan, that it shall say."""
+
+    @property
+    def document(self) -> Document:
+        return parse(self.after, self.file.suffix)
+
+    def source(self, drafts: Sequence["_Draft"]) -> Source:
+        """As it would be read; of files that it names, the drafts."""
+
+        def named(name: str) -> Source:
+            opened = source_of(self.file).named(name)
+            for draft in drafts:
+                if draft.file.resolve() == opened.file.resolve():
+                    return draft.source(drafts)
+            return opened
+
+        return Source(file=self.file, document=self.document, named=named)
+
+    def says(self, name: str) -> bool:
+        """Whether it decides that field already."""
+        return name in self.reading.fields.keys() - self.reading.supposed
+
+    def distance(self, name: str) -> tuple[bool, bool, bool]:
+        """How far it is from saying a field: its key, its kin, or left to others."""
+        keys = self.reading.origins.keys()
+        kin = next((some for some in KIN if name in some), frozenset())
+        is_left_open = name in self.reading.open_fields
+        return name not in keys, not kin & keys, is_left_open
+
+    def can_say(self, name: str, before: TrainingPlan, after: TrainingPlan) -> bool:
+        """Whether a key of it depends on that field of these plans."""
+        document = self.document
+        for plan, other in ((before, after), (after, before)):
+            with suppress(MemplanError):  # it suits only with other fields
+                changed = replace(plan, **{name: getattr(other, name)})
+                keys = self.kind.keys_of(plan, document)
+                if self.kind.keys_of(changed, document) != keys:
+                    return True
+        return False
+
+    def change(self, before: TrainingPlan, after: TrainingPlan) -> None:
+        """Set the keys that differ between two plans in the fields that it says."""
+        try:
+            mine = replace(before, **{f: getattr(after, f) for f in self.fields})
+        except MemplanError:  # these fields suit only those of another file
+            mine = after if self.fields else before
+        document = self.document
+        old, new = (self.kind.keys_of(plan, document) for plan in (before, mine))
+        keys: Keys = {k: v for k, v in new.items() if k not in old or old[k] != v}
+        gone = old.keys() - new.keys()
+        if keys or gone:
+            self.after = edited(self.before, self.file.suffix, keys, sorted(gone))
+
+
+def _drafts(asked: Asked) -> Iterator[_Draft]:
+    """Of the files, and of those that they name."""
+    for read in asked.files:
+        yield _Draft(read.file, read.format, is_named=False)
+        for file in read.reading.files:
+            with suppress(ConfigError):  # named, and none of a format: not changed
+                yield _Draft(file, format_of(source_of(file)), is_named=True)
+
+
+def _read(drafts: Sequence[_Draft], plan: TrainingPlan) -> Fields:
+    """What the files say together."""
+    readings = [one.kind.read(one.source(drafts)) for one in drafts if not one.is_named]
+    return _with_defaults(fields_of(readings), plan)
+
+
+def _as_files_say(drafts: Sequence[_Draft], plan: TrainingPlan) -> TrainingPlan:
+    """The plan of the files, asked about as the other is.
+
+    Raises:
+        ConfigError: they make no plan without flags.
+    """
+    try:
+        return TrainingPlan(**_read(drafts, plan))
+    except MemplanError as error:
+        raise ConfigError(
+            f"The files alone make no plan: {error.message}", hint=error.hint
+        ) from error
+
+
+def _with_defaults(said: Fields, plan: TrainingPlan) -> Fields:
+    """All fields: what files say, else the defaults, or what the command asks."""
+    return {
+        field.name: said[field.name]
+        if field.name in said
+        else getattr(plan, field.name)
+        if field.name in OF_THE_COMMAND
+        else _default(field)
+        for field in fields(plan)
+    }
+
+
+def _default(field: Any) -> Any:
+    assert field.default is not MISSING
+    return field.default
+
+
+def _differing(a: TrainingPlan, b: TrainingPlan) -> list[str]:
+    return [f.name for f in fields(a) if getattr(a, f.name) != getattr(b, f.name)]
+
+
+def _unsaid(plan: TrainingPlan, said: Fields) -> Fields:
+    """What a plan has otherwise than it is said, in the order of its fields."""
+    return {
+        field.name: getattr(plan, field.name)
+        for field in fields(plan)
+        if getattr(plan, field.name) != said[field.name]
+    }
+
+
+def _ended(line: str) -> str:
+    """A line of a diff; of one that ends a file without a newline, as diff has it."""
+    return line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
