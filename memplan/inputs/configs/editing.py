@@ -33,8 +33,8 @@ def edited(
     Raises:
         ConfigError: it cannot be done so that nothing else changes.
     """
-    wanted = _with_keys(parse(text, suffix), keys, gone)
     try:
+        wanted = _with_keys(parse(text, suffix), keys, gone)
         if suffix.lower() == ".toml":
             new = _edited_toml(text, keys, gone)
         else:
@@ -81,6 +81,8 @@ def _with_keys(
             if table.get(name) is None:
                 table[name] = {}
             table = table[name]
+            if not isinstance(table, dict):
+                raise ValueError(f"{name} holds no other keys")
         table[path[-1]] = _plain(value)
     for path in gone:
         _take_out(new, path)

@@ -137,8 +137,10 @@ def _replaced(text: str, root: yaml.MappingNode, pair: _Pair, value: Any) -> str
         words = dashes.join(f"- {_words(item)}" for item in value)
     else:
         words = _like(text[start : pair.end], value)
-    if start == pair.end and not words[:1].isspace():
-        words = " " + words  # `key:`
+        stands_below = "\n" in text[pair.key.end_mark.index : start]
+        if start == pair.end or stands_below:  # `key:`, and maybe a block
+            start = len(text[:start].rstrip())
+            words = " " + words
     return text[:start] + words + text[pair.end :]
 
 
@@ -218,6 +220,8 @@ def _like(old: str, value: Any) -> str:
 
 def _json(text: str, root: yaml.MappingNode, value: Any, indent: str | None) -> str:
     """A value of JSON; tables a line for each key where `indent` is that of theirs."""
+    if isinstance(value, float):
+        return _words(value)  # YAML wants a point in it, and JSON may have one
     if indent is None or not isinstance(value, Mapping):
         return json.dumps(value, ensure_ascii=False)
     first = root.value[0][0].start_mark.index if root.value else 0
