@@ -39,6 +39,7 @@ FLOORS = {
     "fit": 3,
     "inputs": 3,
     "profile": 3,
+    "recommend": 3,
     "recording": 3,
     "rehearse": 3,
     "running": 3,

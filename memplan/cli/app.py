@@ -14,6 +14,7 @@ from memplan.cli.gather import gather
 from memplan.cli.mme import mme
 from memplan.cli.profile import profile
 from memplan.cli.program import WithProgram
+from memplan.cli.recommend import recommend
 from memplan.cli.rehearse import rehearse
 from memplan.cli.report import report
 from memplan.cli.show import show
@@ -61,6 +62,7 @@ app.command()(estimate)
 app.command(cls=WithProgram, context_settings={"allow_extra_args": True})(rehearse)
 app.command(cls=WithProgram, context_settings={"allow_extra_args": True})(profile)
 app.command()(compare)
+app.command()(recommend)
 app.command()(worst_batch)
 app.command()(check)
 app.command()(fit)
