@@ -10,6 +10,7 @@ or a measurement is asked, the closed form still says which trick to try next.
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -61,6 +62,7 @@ def compare(
     tricks: Sequence[str] = (ALL,),
     by: By = "estimate",
     jobs: int | None = None,
+    executor: Executor | None = None,
     say: Say = lambda progress: None,
 ) -> Comparison:
     """Look at a plan with each trick alone, and with one after another.
@@ -70,10 +72,12 @@ def compare(
         tricks: names of the catalogue, techniques, what becomes of results, or all.
         by: who looks.
         jobs: rehearsals at once; None: as many as the machine has room for.
+        executor: runs rehearsals elsewhere, in processes or on a cluster.
         say: is told of each plan that was looked at.
 
     Raises:
-        MemplanError: the plan itself cannot be looked at, or a trick is unknown.
+        MemplanError: the plan itself cannot be looked at, a trick is unknown, or the
+            executor fails.
     """
     if plan.model is None:
         raise PlanError(
@@ -81,7 +85,7 @@ def compare(
             hint="Name a model of `memplan models`.",
         )
     asked = find_tricks(plan, tricks)
-    return _Comparing(plan, engine_of(by, jobs), say).compare(asked)
+    return _Comparing(plan, engine_of(by, jobs, executor), say).compare(asked)
 
 
 class _Comparing:

@@ -12,6 +12,7 @@ MemplanError            one sentence, one hint, exit code 2
 ├── SnapshotError       a file that is no snapshot of the allocator
 ├── CaptureFileError    a capture file that cannot be read, written or joined
 ├── RecordError         a record of a measurement that cannot be used: file, reason
+├── ExecutorError       a cluster that cannot be reached, or that went away
 ├── CommandError        a command that cannot be started as written
 └── ProgramError        a program that failed, or showed nothing; its own exit code
 
@@ -105,6 +106,10 @@ class RecordError(MemplanError):
             hint="`scripts/measure` writes records.",
             reason=reason,
         )
+
+
+class ExecutorError(MemplanError):
+    """Who was to run a sweep is not there, not any more, or has other versions."""
 
 
 class CommandError(MemplanError):

@@ -1,5 +1,6 @@
 """Records against predictions: errors, verdicts, what is refused or skipped."""
 
+import json
 import shlex
 from dataclasses import replace
 from importlib import import_module
@@ -36,18 +37,15 @@ def validated(folder, **options):
 
 
 class Rehearsals:
-    """Answers in the place of rehearsals, and keeps what it was asked."""
+    """Answers in the place of rehearsals, the last first; keeps what it was asked."""
 
     def __init__(self, *answers):
         self.answers = list(answers)
         self.asked = []
 
-    def __call__(self, plan):
-        self.asked.append(plan)
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    def __call__(self, plans):
+        self.asked += plans
+        return reversed([*zip(plans, self.answers, strict=True)])
 
 
 @FEW
@@ -229,7 +227,7 @@ def test_rehearsals_stand_beside_estimates():
     assert validation.engines == ("estimated", "rehearsed")
     assert validation.errors("rehearsed", "allocated").worst_fraction == 0
     assert validation.errors("estimated", "allocated").worst_fraction < -0.09
-    assert told == ["rehearsing 1 of 1: gpt2"]
+    assert told == ["rehearsed 1 of 1: gpt2"]
     [asked] = rehearse.asked
     assert (asked.torch, asked.context_bytes, asked.alloc_conf) == (None, CONTEXT, None)
 
@@ -247,10 +245,28 @@ def test_settings_of_the_allocator_are_those_of_the_record():
 
 
 def test_what_cannot_be_rehearsed_here_is_skipped_for_that_alone():
-    rehearse = Rehearsals(ProgramError("There is no compiler.", hint="x"))
+    rehearse = Rehearsals("There is no compiler")
     validation = validate_one(record_of(plan_of()), rehearse=rehearse)
     assert [case.engine for case in validation.cases] == ["estimated"]
     assert validation.skipped[0].reason == "not rehearsed: There is no compiler."
+
+
+def test_records_of_one_plan_are_rehearsed_once(tmp_path):
+    report = report_of(plan_of(), source="rehearsed")
+    keep(tmp_path, one=record_of(plan_of()), two=record_of(plan_of(), factor=2))
+    rehearse = Rehearsals(report)
+    validation = validated(tmp_path, rehearse=rehearse)
+    assert len(rehearse.asked) == 1
+    assert [case.entry for case in validation.of("rehearsed")] == ["one", "two"]
+
+
+def test_cases_stand_as_their_records_whichever_is_rehearsed_first(tmp_path):
+    plans = [plan_of(per_device_train_batch_size=size) for size in (1, 2, 3)]
+    records = {f"r{n}": record_of(plan) for n, plan in enumerate(plans)}
+    rehearse = Rehearsals(*(record.report for record in records.values()))
+    validation = validated(keep(tmp_path, **records), rehearse=rehearse)
+    assert [case.entry for case in validation.of("rehearsed")] == ["r0", "r1", "r2"]
+    assert {case.error_fraction("allocated") for case in validation.cases} == {0}
 
 
 def test_cases_are_found_by_what_their_plans_set(tmp_path):
@@ -319,11 +335,11 @@ def test_a_rehearsal_is_made_once(tmp_path, replayed):
     assert len(replayed) == 1
 
 
-@pytest.mark.parametrize("change", ["plan", "versions", "code"])
+@pytest.mark.parametrize("change", ["plan", "versions", "code", "card", "nothing"])
 def test_whatever_decides_it_makes_it_anew(tmp_path, replayed, monkeypatch, change):
     replays = Replays(tmp_path)
     replays.rehearse(plan_of())
-    module = import_module("memplan.validation.replay")
+    module = import_module("memplan.validation.kept")
     plan = plan_of()
     match change:
         case "plan":
@@ -332,7 +348,18 @@ def test_whatever_decides_it_makes_it_anew(tmp_path, replayed, monkeypatch, chan
             monkeypatch.setattr(module, "_versions", lambda: {"torch": "3"})
         case "code":
             monkeypatch.setattr(module, "_code", lambda: "other")
+        case "card":
+            gpu = replace(find_gpu("rtx-4090"), total_bytes=1)
+            monkeypatch.setattr(module, "find_gpu", lambda slug: gpu)
     replays.rehearse(plan)
+    assert len(replayed) == (1 if change == "nothing" else 2)
+
+
+def test_a_model_s_file_that_changes_makes_it_anew(tmp_path, replayed):
+    file = tmp_path / "config.json"
+    for layers in (2, 3):
+        file.write_text(json.dumps({"model_type": "gpt2", "n_layer": layers}))
+        Replays(tmp_path / "kept").rehearse(plan_of(model=str(file)))
     assert len(replayed) == 2
 
 

@@ -19,6 +19,7 @@ from memplan.cli.output import (
 )
 from memplan.cli.plan_flags import given, takes_plan
 from memplan.cli.program import check_one_card, plan_of, say
+from memplan.cli.sweeps import ExecutorOption, JobsOption, sweeping
 from memplan.cli.values import parse_targets
 from memplan.errors import CommandError
 
@@ -58,15 +59,8 @@ def compare(
             rich_help_panel=TRICKS,
         ),
     ] = By.ESTIMATE,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Rehearsals at once.  (default: as many as there is room for)",
-            show_default=False,
-            rich_help_panel=TRICKS,
-        ),
-    ] = None,
+    jobs: JobsOption = None,
+    executor: ExecutorOption = "local",
     output_format: Annotated[
         Format,
         typer.Option("--format", help="quiet prints only the command that fits."),
@@ -99,9 +93,18 @@ def compare(
         )
     plan = plan_of(fields, [], "compare")
     check_output(output, force=force)
-    with _told(has_lines=by is not By.ESTIMATE) as tell:
+    rehearses = None if by is By.REHEARSE else "--by rehearse"
+    with (
+        sweeping(executor, jobs, rehearses=rehearses) as workers,
+        _told(has_lines=by is not By.ESTIMATE) as tell,
+    ):
         comparison = run(
-            plan, tricks=tricks or (ALL,), by=by.value, jobs=jobs, say=tell
+            plan,
+            tricks=tricks or (ALL,),
+            by=by.value,
+            jobs=jobs,
+            executor=workers,
+            say=tell,
         )
     if output is not None:
         _write(comparison, output, force)

@@ -16,6 +16,7 @@ from memplan.cli.output import (
     chosen,
     emit,
 )
+from memplan.cli.sweeps import ExecutorOption, JobsOption, sweeping
 from memplan.cli.values import check_limit, parse_fraction
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def validate(
             show_default=False,
         ),
     ] = None,
+    jobs: JobsOption = None,
+    executor: ExecutorOption = "local",
     against: Annotated[
         Against,
         typer.Option(
@@ -85,19 +88,21 @@ def validate(
     force: ForceOption = False,
 ) -> None:
     """Hold measured runs against what memplan says of their plans today."""
-    from memplan.validation.replay import Replays, replays_folder
+    from memplan.comparing.engines import Rehearsals
     from memplan.validation.validate import validate as run
     from memplan.views.validation import as_data, show_validation
 
     check_limit(fail_over)
     check_output(output, force=force)
     check_output(page, force=True)
-    validation = run(
-        _found(folders or (), against),
-        rehearse=Replays(kept or replays_folder()).rehearse if rehearse else None,
-        against=against.value,
-        say=lambda line: typer.echo(line, err=True),
-    )
+    rehearses = None if rehearse else "--rehearse"
+    with sweeping(executor, jobs, rehearses=rehearses) as workers:
+        validation = run(
+            _found(folders or (), against),
+            rehearse=Rehearsals(jobs, kept, workers).look if rehearse else None,
+            against=against.value,
+            say=lambda line: typer.echo(line, err=True),
+        )
     if page is not None:
         _write(validation, page, has_grid=not folders and against is Against.MEASURED)
     if output is not None:

@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,6 @@ from typing import Protocol
 from memplan.campaign.attempt import Attempt
 from memplan.campaign.plans import Entry
 from memplan.comparing.comparison import By
-from memplan.comparing.kept import KeptReports
 from memplan.errors import MemplanError
 from memplan.estimate import estimate, needed_bytes
 from memplan.plan import TrainingPlan
@@ -29,10 +28,10 @@ from memplan.runner.training.refusals import check
 from memplan.running.apart import Apart, StoppedError
 from memplan.running.card_at_hand import CardAtHand, card_at_hand
 from memplan.units import GiB
+from memplan.validation.elsewhere import Found as Found
+from memplan.validation.elsewhere import reason_of, rehearsed_by
+from memplan.validation.kept import KeptReports
 from memplan.validation.replay import Replays, replays_folder
-
-Found = MemoryReport | str
-"""A report, or the reason why there is none."""
 
 LIMIT_S = 900.0
 """What one measurement may take."""
@@ -64,29 +63,42 @@ class Estimates:
             try:
                 yield plan, estimate(plan)
             except MemplanError as error:
-                yield plan, _reason(error)
+                yield plan, reason_of(error)
 
 
 class Rehearsals:
-    """The virtual card: so many at once, each in a process of its own."""
+    """The virtual card: so many at once, each in a process of its own.
+
+    Here, or wherever an executor has room: who hands one in shuts it down.
+    """
 
     by: By = "rehearse"
 
-    def __init__(self, jobs: int | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        jobs: int | None = None,
+        folder: Path | None = None,
+        executor: Executor | None = None,
+    ) -> None:
         """Get ready.
 
         Args:
-            jobs: how many at once; None: as many as the machine has room for.
+            jobs: how many at once here; None: as many as the machine has room for.
             folder: where they are kept; None: the user's cache.
+            executor: runs them, so many at once as it likes; None: threads here do.
         """
         self._jobs = jobs or jobs_here()
         self._folder = folder or replays_folder()
+        self._executor = executor
 
     def look(
         self, plans: Iterable[TrainingPlan]
     ) -> Iterator[tuple[TrainingPlan, Found]]:
         apart = Apart()
         replays = Replays(self._folder, apart)
+        if self._executor is not None:
+            yield from rehearsed_by(self._executor, plans, replays.kept)
+            return
         pool = ThreadPoolExecutor(max_workers=self._jobs)
         try:
             asked: dict[Future[Found], TrainingPlan] = {
@@ -116,7 +128,7 @@ class Measurements:
         self._card = card_at_hand(sys.executable)
         self._replays = Replays(folder or replays_folder())
         measured = (folder or replays_folder()).parent / "measurements"
-        self._kept = KeptReports(measured, ("profile", _card_words(self._card)))
+        self._kept = KeptReports(measured, _card_words(self._card))
 
     def look(
         self, plans: Iterable[TrainingPlan]
@@ -126,7 +138,7 @@ class Measurements:
                 report = self._kept.report(plan, partial(_measured, plan))
                 yield plan, self._with_need(report)
             except MemplanError as error:
-                yield plan, _reason(error)
+                yield plan, reason_of(error)
 
     def _with_need(self, report: MemoryReport) -> MemoryReport:
         """What ran out of memory, with what a virtual card says it would take.
@@ -152,8 +164,10 @@ class Measurements:
         )
 
 
-def engine_of(by: By, jobs: int | None = None) -> Engine:
-    """The engine of that name.
+def engine_of(
+    by: By, jobs: int | None = None, executor: Executor | None = None
+) -> Engine:
+    """The engine of that name; an executor takes rehearsals.
 
     Raises:
         DeviceError: there is no card to measure on.
@@ -162,7 +176,7 @@ def engine_of(by: By, jobs: int | None = None) -> Engine:
         case "estimate":
             return Estimates()
         case "rehearse":
-            return Rehearsals(jobs)
+            return Rehearsals(jobs, executor=executor)
         case "profile":
             return Measurements()
 
@@ -191,7 +205,7 @@ def _rehearsed(replays: Replays, plan: TrainingPlan) -> Found:
     except StoppedError:
         return "it was stopped"
     except MemplanError as error:
-        return _reason(error)
+        return reason_of(error)
 
 
 def _measured(plan: TrainingPlan) -> MemoryReport:
@@ -213,8 +227,3 @@ def _measured(plan: TrainingPlan) -> MemoryReport:
 
 def _card_words(card: CardAtHand) -> str:
     return f"{card.gpu.slug} {card.gpu.total_bytes} {card.is_virtual}"
-
-
-def _reason(error: MemplanError) -> str:
-    """Its sentence as part of another."""
-    return error.message.removesuffix(".")

@@ -9,7 +9,7 @@ components add up to that of the allocated peak. Below zero is an under-estimate
 on a card is a run out of memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,8 @@ from memplan.hardware import find_gpu
 from memplan.plan import TrainingPlan
 from memplan.report import MemoryReport
 from memplan.validation.cases import PLAIN, Case, Engine, Errors, Verdict, errors_of
+from memplan.validation.elsewhere import Found as Answered
+from memplan.validation.elsewhere import reason_of
 from memplan.validation.records import Found, Record
 
 Reference = Literal["measured", "rehearsed"]
@@ -30,7 +32,7 @@ UNUSABLE = {"failed": "it failed", "timeout": "it took too long and was stopped"
 """Ends of which nothing can be said."""
 
 Say = Callable[[str], None]
-Rehearse = Callable[[TrainingPlan], MemoryReport]
+Rehearse = Callable[[Iterable[TrainingPlan]], Iterator[tuple[TrainingPlan, Answered]]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,31 +115,39 @@ def validate(
 
     Args:
         found: what `records_under` found.
-        rehearse: makes a rehearsal, as `Replays.rehearse` does; None: none are made.
+        rehearse: rehearses plans, as `Rehearsals.look` does; None: none are.
         against: rehearsed takes the records of the virtual card, and no others.
-        say: is told what is being rehearsed.
+        say: is told what has been rehearsed.
+
+    Raises:
+        ExecutorError: rehearsals go to an executor, and it fails.
     """
     engines: tuple[Engine, ...] = (
         ("estimated", "rehearsed") if rehearse else ("estimated",)
     )
     cases: list[Case] = []
     skipped = [Skipped(path=path, reason=reason) for path, reason in found.broken]
-    usable = []
+    usable: list[_Usable] = []
     for path, record in found.records:
         reason = _refused(record, against)
         if reason is None:
-            usable.append((path, record))
-        else:
-            skipped.append(Skipped(path=path, reason=reason))
-    for number, (path, record) in enumerate(usable, 1):
-        for engine in engines:
-            if engine == "rehearsed":
-                say(f"rehearsing {number} of {len(usable)}: {record.entry}")
             try:
-                cases.append(_case(path, record, engine, rehearse))
+                usable.append(_usable(path, record))
+                continue
             except MemplanError as error:
-                reason = f"not {engine}: {error.message}"
-                skipped.append(Skipped(path=path, reason=reason))
+                reason = f"not estimated: {error.message}"
+        skipped.append(Skipped(path=path, reason=reason))
+    rehearsed = _rehearsed(usable, rehearse, say) if rehearse else {}
+    for one in usable:
+        for engine in engines:
+            predicted = (
+                _estimated(one) if engine == "estimated" else rehearsed[one.plan]
+            )
+            if isinstance(predicted, MemoryReport):
+                cases.append(_case(one, engine, predicted))
+            else:
+                reason = f"not {engine}: {predicted}."
+                skipped.append(Skipped(path=one.path, reason=reason))
     return Validation(
         reference=against,
         engines=engines,
@@ -145,6 +155,18 @@ def validate(
         cases=tuple(cases),
         skipped=tuple(skipped),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Usable:
+    """A record that predictions are held against."""
+
+    path: Path
+    record: Record
+    report: MemoryReport
+    """The record's own."""
+    plan: TrainingPlan
+    """With the size, the context and the allocator that the run had."""
 
 
 def _refused(record: Record, reference: Reference) -> str | None:
@@ -163,52 +185,60 @@ def _refused(record: Record, reference: Reference) -> str | None:
     return None
 
 
-def _case(
-    path: Path, record: Record, engine: Engine, rehearse: Rehearse | None
-) -> Case:
-    """One prediction of one record.
-
-    Raises:
-        MemplanError: the plan cannot be predicted, or not here.
-    """
+def _usable(path: Path, record: Record) -> _Usable:
+    """Raises UnknownNameError: the catalogue does not know the card."""
     assert record.report is not None
-    plan = _plan_on_its_card(record.plan, record.report)
-    if engine == "estimated":
-        torch = ".".join(record.report.device.torch.split("+")[0].split(".")[:2])
-        plan = replace(plan, torch=torch)
-        predicted = estimate(plan)
-    else:
-        assert rehearse is not None
-        predicted = rehearse(plan)
-    difference = diff(record.report, predicted)
-    has_peaks = record.ended == "finished" and not difference.without_peak
-    return Case(
-        path=path,
-        entry=record.entry,
-        measured_at=record.measured_at,
-        engine=engine,
-        plan=plan,
-        verdict=_verdict(record, predicted),
-        difference=difference if has_peaks else None,
-    )
-
-
-def _plan_on_its_card(plan: TrainingPlan, report: MemoryReport) -> TrainingPlan:
-    """The plan with the size, the context and the allocator that the run had.
-
-    Raises:
-        UnknownNameError: the catalogue does not know the card.
-    """
-    device = report.device
+    device = record.report.device
     gpu = find_gpu(device.gpu)
     is_of_catalogue = gpu.total_bytes == device.total_bytes
-    return replace(
-        plan,
+    plan = replace(
+        record.plan,
         gpu=gpu.slug,
         gpu_memory_bytes=None if is_of_catalogue else device.total_bytes,
         context_bytes=device.context_bytes,
-        alloc_conf=_settings(report),
+        alloc_conf=_settings(record.report),
         torch=None,
+    )
+    return _Usable(path, record, record.report, plan)
+
+
+def _rehearsed(
+    usable: Iterable[_Usable], rehearse: Rehearse, say: Say
+) -> dict[TrainingPlan, Answered]:
+    """Each plan once, though there be several records of it."""
+    entries = {one.plan: one.record.entry for one in usable}
+    answers: dict[TrainingPlan, Answered] = {}
+    for plan, answer in rehearse(entries):
+        answers[plan] = answer
+        say(f"rehearsed {len(answers)} of {len(entries)}: {entries[plan]}")
+    return answers
+
+
+def _estimated(one: _Usable) -> Answered:
+    """For the torch that the run had."""
+    try:
+        return estimate(_with_its_torch(one))
+    except MemplanError as error:
+        return reason_of(error)
+
+
+def _with_its_torch(one: _Usable) -> TrainingPlan:
+    version = ".".join(one.report.device.torch.split("+")[0].split(".")[:2])
+    return replace(one.plan, torch=version)
+
+
+def _case(one: _Usable, engine: Engine, predicted: MemoryReport) -> Case:
+    """One prediction of one record."""
+    difference = diff(one.report, predicted)
+    has_peaks = one.record.ended == "finished" and not difference.without_peak
+    return Case(
+        path=one.path,
+        entry=one.record.entry,
+        measured_at=one.record.measured_at,
+        engine=engine,
+        plan=_with_its_torch(one) if engine == "estimated" else one.plan,
+        verdict=_verdict(one.record, predicted),
+        difference=difference if has_peaks else None,
     )
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from record_files import keep, out_of_memory_on, plan_of, record_of
 
+from memplan.comparing.engines import Rehearsals
 from memplan.estimating.accuracy import accuracy
 from memplan.validation.records import Found, measured_folder, records_under
-from memplan.validation.replay import Replays, replays_folder
 from memplan.validation.validate import validate
 from memplan.views.accuracy_page import (
     GRID,
@@ -48,7 +48,9 @@ def validation(tmp_path_factory):
     (folder / "cut_[x](y)|.json").write_text("{")
     return validate(
         records_under(folder),
-        rehearse=lambda plan: record_of(plan, source="rehearsed").report,
+        rehearse=lambda plans: (
+            (plan, record_of(plan, source="rehearsed").report) for plan in plans
+        ),
     )
 
 
@@ -67,7 +69,7 @@ def test_the_page_of_the_tree_is_what_is_written_today():
     text = (DOCS / "accuracy.md").read_text(encoding="utf-8")
     before, grid, after = re.split(rf"(?s){GRID}(?=\n)(.*?)(?=## How to read)", text)
     has_rehearsals = "\n- rehearsed: " in before
-    rehearse = Replays(replays_folder()).rehearse if has_rehearsals else None
+    rehearse = Rehearsals().look if has_rehearsals else None
     today = page_of(validate(found, rehearse=rehearse), drawn, "accuracy")
     assert before + after == today
     pictures = re.findall(r"\]\(accuracy/(.*?)\.svg\)", grid)
