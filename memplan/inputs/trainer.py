@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from memplan.errors import PlanError
 from memplan.inputs.batch import read_batch
+from memplan.inputs.configs.arguments import MOVES_MEMORY, checkpointing_of
 from memplan.inputs.configs.format import Reading
 from memplan.inputs.configs.precision import precision_of
 from memplan.inputs.configs.sharding import read_fsdp, sharding_of, strategy_of
@@ -22,15 +23,6 @@ from memplan.plan import TrainingPlan
 if TYPE_CHECKING:
     from torch import nn
     from transformers import TrainingArguments
-
-MOVES_MEMORY = {
-    "torch_compile": "compiled kernels allocate otherwise: the formulas are eager's",
-    "use_liger_kernel": "Liger's kernels keep fewer activations",
-    "neftune_noise_alpha": "the noise on embeddings is kept",
-    "label_smoothing_factor": "the smoothed loss makes copies of the logits",
-    "optim_target_modules": "an optimizer for some modules apart",
-}
-"""Arguments that are not read where they are set; what of them can move memory."""
 
 
 def found_in(
@@ -81,7 +73,10 @@ def found_in(
     fields["precision"] = precision_of(autocast, trained, bool(args.tf32))
     for name, what in MOVES_MEMORY.items():
         if getattr(args, name, None):
-            reading.not_read.append(f"{name}: {what}")
+            reading.miss(name, what)
+    if args.torch_compile:
+        what = "compiled kernels allocate otherwise: the formulas are eager's"
+        reading.miss("torch_compile", what)
     _check_ddp(args, reading)
     return Found(
         plan=TrainingPlan(**fields),
@@ -108,10 +103,7 @@ def _checkpointing(args: Any, model: Any, reading: Reading) -> str:
     if not (getattr(args, name) or checkpoints_itself(model_in(model))):
         return "none"
     options = getattr(args, f"{name}_kwargs", None) or {}
-    if options.get("offload"):
-        reading.not_read.append("checkpoints offloaded to the host: counted on the GPU")
-    every = options.get("every_n_layers", 1)
-    return "full" if every == 1 else f"every-{every}"
+    return checkpointing_of(options, name, reading)
 
 
 def _read_deepspeed(args: Any, autocast: str, reading: Reading) -> str:

@@ -52,7 +52,7 @@ class _Accelerate:
         document = Section(source.document)
         kind = _distributed_type(document)
         _read_processes(document, kind, reading)
-        _read_precision(document, reading)
+        _read_precision(document, kind, reading)
         _read_fsdp(document, kind, reading)
         _read_deepspeed(document, kind, source, reading)
         if kind == "MULTI_GPU":
@@ -128,8 +128,12 @@ def _read_processes(document: Section, kind: str, reading: Reading) -> None:
     reading.say("num_processes", num_gpus=count)
 
 
-def _read_precision(document: Section, reading: Reading) -> None:
-    """Off, it gives way: the Trainer's own arguments win (`training_args.py`)."""
+def _read_precision(document: Section, kind: str, reading: Reading) -> None:
+    """It gives way to the Trainer's own arguments (`training_args.py`).
+
+    Not so with FSDP, before which accelerate casts low precision up where a mixed one
+    is asked for (`fsdp2_prepare_model`).
+    """
     key = "mixed_precision"
     name = document.value(key)
     was_fp16 = document.flag("fp16")  # before version 0.12
@@ -140,7 +144,8 @@ def _read_precision(document: Section, reading: Reading) -> None:
         return
     if name not in PRECISIONS:
         raise wrong(key, name, f"be one of no, {', '.join(PRECISIONS)}")
-    reading.say(key, precision=PRECISIONS[name])
+    tell = reading.say if kind == "FSDP" else reading.suppose
+    tell(key, precision=PRECISIONS[name])
     if name == "fp8":
         reading.miss(key, "fp8, counted as bf16")
     for left in document.section("fp8_config").left(frozenset()):
@@ -239,7 +244,7 @@ def _read_deepspeed_file(named: Source, section: Section, reading: Reading) -> N
             hint="It holds zero_optimization.",
         )
     inner = DEEPSPEED.read(named)
-    reading.include(inner, named.file)
+    reading.adopt(inner, named.file)
     for left in section.left(harmless.DEEPSPEED_BY_ACCELERATE):
         reading.miss(left, "accelerate takes no such key beside a file")
 

@@ -68,7 +68,7 @@ class _DeepSpeed:
 
     def read(self, source: Source) -> Reading:
         """What it says; "auto" is left open."""
-        reading = Reading()
+        reading = Reading(open_fields={"num_gpus"})
         document = Section(source.document)
         _read_zero(source.document, document.section("zero_optimization"), reading)
         _read_batch(document, reading)

@@ -39,8 +39,8 @@ class Reading:
     origins: dict[str, str] = field(default_factory=dict)
     """Which key each of them is from: `training.seq_len`."""
     supposed: set[str] = field(default_factory=set)
-    """Which of the fields hold only where no other file, and no flag, says them: what
-    the format does by itself, and what switches that are off leave as it is."""
+    """Which of the fields give way to another file that says them: what switches that
+    are off leave as it is, and, without an origin, what the format does by default."""
     not_read: list[str] = field(default_factory=list)
     """Keys that can move memory and are in no field, each with what is unknown."""
     open_fields: set[str] = field(default_factory=set)
@@ -62,8 +62,8 @@ class Reading:
         if key is not None:
             self.origins |= dict.fromkeys(new, key)
 
-    def include(self, other: "Reading", file: Path | None = None) -> None:
-        """What a part of the document says, or a file that it names."""
+    def adopt(self, other: "Reading", file: Path | None = None) -> None:
+        """All that another document says, which this one holds, or names as a file."""
         for name, value in other.fields.items():
             key = other.origins.get(name)
             if name in other.supposed:

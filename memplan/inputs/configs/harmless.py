@@ -79,11 +79,7 @@ PEFT = _words(
     """
 )
 """Scales and starting values, and what is written down for the record."""
-BITSANDBYTES = _words(
-    """
-    _load_in_4bit _load_in_8bit bnb_4bit_blocksize quant_method
-    """
-)
+BITSANDBYTES = _words("_load_in_4bit _load_in_8bit quant_method")
 TORCHTITAN_TABLES = _words(
     """
     checkpoint comm debug float8 job lr_scheduler memory_estimation metrics mx
@@ -126,13 +122,126 @@ TORCHTUNE = _words(
     shuffle tokenizer_checkpoint weight_decay
     """
 )
-TORCHTUNE_MODEL = _words(
+TORCHTUNE_MODEL = _words("lora_alpha")
+TORCHTUNE_OPTIMIZER = _words("betas eps foreach lr momentum weight_decay")
+TRAINING_ARGUMENTS = _words(
     """
-    attn_dropout lora_alpha
+    accelerator_config adam_beta1 adam_beta2 adam_epsilon
+    average_tokens_across_devices batch_eval_metrics bf16_full_eval data_seed
+    dataloader_drop_last dataloader_in_order dataloader_multiprocessing_context
+    dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory
+    dataloader_prefetch_factor ddp_backend ddp_broadcast_buffers ddp_timeout debug
+    disable_tqdm do_eval do_predict do_train enable_jit_checkpoint
+    eval_accumulation_steps eval_delay eval_do_concat_batches eval_on_start eval_steps
+    eval_strategy eval_use_gather_object fp16_full_eval full_determinism
+    greater_is_better hub_always_push hub_model_id hub_private_repo hub_revision
+    hub_strategy hub_token ignore_data_skip include_for_metrics
+    include_num_input_tokens_seen label_names learning_rate length_column_name
+    liger_kernel_config load_best_model_at_end local_rank log_level log_level_replica
+    log_on_each_node logging_first_step logging_nan_inf_filter logging_steps
+    logging_strategy lr_scheduler_kwargs lr_scheduler_type max_steps
+    metric_for_best_model num_train_epochs optim_args output_dir
+    per_device_eval_batch_size prediction_loss_only project push_to_hub
+    remove_unused_columns report_to restore_callback_states_from_checkpoint
+    resume_from_checkpoint run_name save_on_each_node save_only_model save_steps
+    save_strategy save_total_limit seed skip_memory_metrics torch_compile_backend
+    torch_compile_mode trackio_bucket_id trackio_space_id trackio_static_space_id
+    train_sampling_strategy use_cpu warmup_steps weight_decay
     """
 )
-TORCHTUNE_OPTIMIZER = _words(
+"""Of transformers 5.23. Evaluation is no part of a training step."""
+OLDER_TRAINING_ARGUMENTS = _words(
     """
-    betas eps foreach lr momentum weight_decay
+    dispatch_batches evaluate_during_training evaluation_strategy fp16_backend
+    fp16_opt_level fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap
+    group_by_length half_precision_backend
+    hub_model_revision include_inputs_for_metrics include_tokens_per_second
+    jit_mode_eval logging_dir no_cuda overwrite_output_dir past_index
+    per_gpu_eval_batch_size push_to_hub_model_id push_to_hub_organization
+    push_to_hub_token ray_scope save_safetensors tpu_metrics_debug tpu_num_cores
+    use_ipex use_legacy_prediction_loop use_mps_device warmup_ratio xpu_backend
+    """
+)
+"""Of versions before it."""
+EXAMPLE_SCRIPTS = _words(
+    """
+    cache_dir chat_template config_name dataset dataset_config dataset_config_name
+    dataset_configs dataset_dir dataset_name dataset_test_split dataset_text_field
+    dataset_train_split hf_hub_token low_cpu_mem_usage max_eval_samples max_samples
+    max_train_samples overwrite_cache preprocessing_num_workers streaming
+    tokenizer_name token trust_remote_code use_fast_tokenizer
+    validation_split_percentage
+    """
+)
+"""Which data and whose weights: not how many at once, and not how they are kept."""
+AXOLOTL = _words(
+    """
+    auto_resume_from_checkpoints axolotl_config_path base_model_config
+    base_model_ignore_patterns bnb_config_kwargs chat_template chat_template_jinja
+    cosine_constant_lr_ratio cosine_min_lr_ratio datasets ddp ddp_timeout debug
+    default_system_message device device_map do_bench_eval do_causal_lm_eval
+    early_stopping_patience embedding_lr embedding_lr_scale eot_tokens
+    evals_per_epoch excess_length_strategy experimental_skip_move_to_device
+    gc_steps gpu_memory_limit greater_is_better group_by_length heads_k_stride
+    hf_use_auth_token include_tokens_per_second is_falcon_derived_model
+    is_llama_derived_model is_mistral_derived_model is_qwen_derived_model
+    learning_rate load_best_model_at_end local_rank logging_steps lora_alpha
+    lora_fan_in_fan_out lora_model_dir lora_on_cpu loraplus_lr_embedding
+    loraplus_lr_ratio loss_watchdog_patience loss_watchdog_threshold
+    low_cpu_mem_usage max_memory max_steps
+    mean_resizing_embeddings metric_for_best_model min_sample_len model_type
+    num_epochs output_dir pad_to_sequence_len
+    peft_init_lora_weights peft_use_rslora pretraining_dataset profiler_steps
+    push_dataset_to_hub qlora_sharded_model_loading remove_unused_columns
+    resume_from_checkpoint ring_attn_func sample_packing saves_per_epoch seed
+    sequence_parallel_degree shuffle_merged_datasets skip_prepare_dataset
+    special_tokens strict test_datasets tf32 tokenizer_config tokenizer_legacy
+    tokenizer_type tokenizer_use_fast tokenizer_use_mistral_common
+    torch_compile_backend torch_compile_mode torchdistx_path train_on_inputs
+    trust_remote_code type_of_model use_tensorboard val_set_size
+    warmup_ratio warmup_steps weight_decay world_size
+    """
+)
+"""Of packed samples there are as many tokens as of padded ones."""
+AXOLOTL_PREFIXES = tuple(
+    _words(
+        """
+        adam_ bench_ comet_ dataloader_ dataset_ eval_ gradio_ hub_ logging_ lr_
+        mlflow_ otel_ sample_packing_ save_ swanlab_ trackio_ wandb_
+        """
+    )
+)
+AXOLOTL_FSDP = _words(
+    """
+    cpu_offload_pin_memory final_state_dict_type forward_prefetch limit_all_gathers
+    mixed_precision_policy reshard_after_forward sharding_strategy
+    """
+)
+"""Beside those of FSDP."""
+LLAMA_FACTORY = _words(
+    """
+    adapter_folder adapter_name_or_path compute_accuracy create_new_adapter
+    disable_shuffling early_stopping_steps eval_dataset eval_num_beams
+    eval_on_each_dataset export_device export_dir export_legacy_format export_size
+    galore_layerwise galore_proj_type galore_rank galore_scale galore_target
+    galore_update_interval ignore_pad_token_for_loss
+    include_effective_tokens_per_second infer_backend infer_dtype interleave_probs
+    lora_alpha loraplus_lr_embedding loraplus_lr_ratio mask_history media_dir
+    mix_strategy neat_packing new_special_tokens_config packing pissa_convert
+    pissa_init pissa_iter plot_loss predict_with_generate preprocessing_batch_size
+    print_param_status ray_init_kwargs ray_num_workers ray_run_name
+    ray_storage_path resources_per_worker placement_strategy rope_scaling
+    split_special_tokens template tokenized_path tool_format train_on_prompt
+    use_kv_cache use_reentrant_gc use_rslora use_swanlab val_size
+    """
+)
+TRL = _words(
+    """
+    assistant_only_loss auto_insert_empty_system_msg bnb_4bit_quant_storage
+    chat_template_path completion_only_loss dataset_kwargs dataset_mixer
+    dataset_mixture dataset_num_proc dataset_splits desc eos_token eval_packing
+    lora_alpha lora_task_type model_code_revision model_init_kwargs
+    packing packing_strategy pad_to_multiple_of pad_token shuffle_dataset
+    trl_project truncation_mode use_rslora
     """
 )

@@ -7,7 +7,7 @@ Of two files that say the same the later wins, and flags win over all of them; w
 leaves open, another may say.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,19 @@ from memplan.inputs.configs.accelerate import ACCELERATE
 from memplan.inputs.configs.deepspeed import DEEPSPEED
 from memplan.inputs.configs.documents import load
 from memplan.inputs.configs.format import Format, Reading, Source
+from memplan.inputs.configs.llama_factory import LLAMA_FACTORY
+from memplan.inputs.configs.trainer import TRAINER
+from memplan.inputs.configs.trl import TRL
+from memplan.plan import TrainingPlan
 from memplan.report import MemoryReport
 
-FORMATS: tuple[Format, ...] = (ACCELERATE, DEEPSPEED)
+FORMATS: tuple[Format, ...] = (
+    ACCELERATE,
+    DEEPSPEED,
+    LLAMA_FACTORY,
+    TRL,
+    TRAINER,
+)
 """The first that knows a document reads it: those with keys of their own come first."""
 
 
@@ -67,18 +77,12 @@ def read_files(files: Sequence[Path], flags: Mapping[str, Any] | None = None) ->
     """
     flags = dict(flags or {})
     read = tuple(read_file(file) for file in files)
-    readings = [one.reading for one in read]
-    _, said = _merged(readings)
-    fields = fields_of(readings, flags)
+    fields = fields_of([one.reading for one in read], flags)
     left = {name for one in read for name in one.reading.open_fields}
     return Asked(
         fields=fields,
         files=read,
-        assumed=tuple(
-            f"{name} {fields[name]}, as {one.file.name} leaves it to the default"
-            for name, one in _by_default(read).items()
-            if name not in said and name not in flags
-        ),
+        assumed=tuple(_assumed(read, fields, flags)),
         not_read=(
             *(
                 f"{one.file.name}: {key}"
@@ -86,7 +90,7 @@ def read_files(files: Sequence[Path], flags: Mapping[str, Any] | None = None) ->
                 for key in one.reading.not_read
             ),
             *(
-                f"{name} is left open by all files: counted as by default"
+                f"{name} is left open by all files: counted as {_default(name)}"
                 for name in sorted(left - fields.keys())
             ),
         ),
@@ -97,32 +101,44 @@ def fields_of(
     readings: Sequence[Reading], flags: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Of a TrainingPlan, as readings and flags say together."""
-    supposed, said = _merged(readings)
-    fields = supposed | said | dict(flags or {})
+    by_default, supposed, said = _by_weight(readings)
+    fields = by_default | supposed | said | dict(flags or {})
     _drop_what_belonged(fields, flags or {})
     return fields
 
 
-def _merged(readings: Sequence[Reading]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fields that give way, and fields that do not."""
+def _by_weight(readings: Sequence[Reading]) -> tuple[dict[str, Any], ...]:
+    """What is so by default, what gives way, and what is said."""
+    by_default: dict[str, Any] = {}
     supposed: dict[str, Any] = {}
     said: dict[str, Any] = {}
     for reading in readings:
         for name, value in reading.fields.items():
-            (supposed if name in reading.supposed else said)[name] = value
-    return supposed, said
+            gives_way = name in reading.supposed
+            has_key = name in reading.origins
+            weight = said if not gives_way else supposed if has_key else by_default
+            weight[name] = value
+    return by_default, supposed, said
 
 
-def _by_default(read: Sequence[ReadFile]) -> dict[str, ReadFile]:
-    """Fields that are supposed without a key of the file, and by which file."""
-    found: dict[str, ReadFile] = {}
-    for one in read:
-        for name in one.reading.supposed:
-            if name in one.reading.origins:
-                found.pop(name, None)
-            else:
-                found[name] = one
-    return dict(sorted(found.items()))
+def _assumed(
+    read: Sequence[ReadFile], fields: Mapping[str, Any], flags: Mapping[str, Any]
+) -> Iterator[str]:
+    """Defaults of formats that are not those of a plan, where nobody says more."""
+    by_default, *others = _by_weight([one.reading for one in read])
+    for name in sorted(by_default.keys() - set(flags).union(*others)):
+        file = [one.file.name for one in read if name in one.reading.supposed][-1]
+        if fields.get(name) != _default(name):
+            yield f"{name} {_shown(fields.get(name))}: {file} leaves it to the default"
+
+
+def _shown(value: object) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _default(name: str) -> object:
+    """What a plan has where nobody says."""
+    return TrainingPlan.__dataclass_fields__[name].default
 
 
 def _drop_what_belonged(fields: dict[str, Any], flags: Mapping[str, Any]) -> None:
