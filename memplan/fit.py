@@ -21,7 +21,7 @@ from memplan.inputs.configs.writing import Rewriting, rewritten
 from memplan.plan import TrainingPlan
 from memplan.report import Components, MemoryReport
 from memplan.runner.training.refusals import check_combination
-from memplan.searching.fitting import Edge, Range, find_edge
+from memplan.searching.fitting import Edge, Look, Range, find_edge
 from memplan.searching.looking import FIELDS, Looking, values_of, with_value
 from memplan.tricks.catalogue import ALL, find_tricks
 from memplan.tricks.trick import EXACTNESSES, Exactness, Trick, change_of
@@ -73,6 +73,8 @@ class Fit:
     field: str
     value: int | None
     """The largest that fits, before fragmentation; None: none does."""
+    likely: int | None
+    """The largest that fits with what PyTorch likely reserves; None: none."""
     surely: int | None
     """The largest that fits with all that PyTorch may reserve; None: none."""
     breaking_value: int | None
@@ -161,7 +163,8 @@ def fit(
         plan=plan,
         field=field,
         value=edge.largest,
-        surely=_surely(looking, edge, values),
+        likely=_largest(looking.likely_fits, edge, values),
+        surely=_largest(looking.surely_fits, edge, values),
         breaking_value=edge.beyond,
         stopped_by=stopped_by,
         refusal=refusal,
@@ -205,11 +208,12 @@ def _stop(looking: Looking, edge: Edge) -> tuple[StoppedBy, str]:
     return "memory", ""
 
 
-def _surely(looking: Looking, edge: Edge, values: Range) -> int | None:
+def _largest(look: Look, edge: Edge, values: Range) -> int | None:
+    """Of what fits, the largest of which something stronger is true."""
     if edge.largest is None:
         return None
     below = replace(values, start=edge.largest, most=edge.largest)
-    return find_edge(looking.surely_fits, below).largest
+    return find_edge(look, below).largest
 
 
 def _report(looking: Looking, value: int | None) -> MemoryReport | None:

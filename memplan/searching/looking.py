@@ -16,7 +16,7 @@ from memplan.models import find_model
 from memplan.models.batch import batch_of, seq_len_of
 from memplan.models.workload import generation_of
 from memplan.plan import TrainingPlan
-from memplan.report import MemoryReport
+from memplan.report import MemoryReport, ReservedMemory
 from memplan.searching.fitting import Edge, Range, State, find_edge, stride_of
 
 FIELDS = (
@@ -78,12 +78,25 @@ class Looking:
             return "refused"
         return "fits" if report.headroom_bytes >= self.off_by else "breaks"
 
+    def likely_fits(self, value: int) -> State:
+        """With what PyTorch likely reserves; of a run that is what it did reserve."""
+        reserved = self._reserved(value)
+        return self._fits_with(value, reserved.likely_bytes if reserved else None)
+
     def surely_fits(self, value: int) -> State:
-        """With all that PyTorch may reserve; of a run that is what it did reserve."""
+        """With all that PyTorch may reserve."""
+        reserved = self._reserved(value)
+        return self._fits_with(value, reserved.high_bytes if reserved else None)
+
+    def _reserved(self, value: int) -> ReservedMemory | None:
+        report = self.report(value)
+        return None if report is None else report.reserved
+
+    def _fits_with(self, value: int, reserved_bytes: int | None) -> State:
         report, state = self.report(value), self.fits(value)
-        if report is None or state != "fits" or report.reserved is None:
+        if report is None or reserved_bytes is None or state != "fits":
             return state
-        beside = report.reserved.high_bytes - report.peak.reserved_bytes
+        beside = reserved_bytes - report.peak.reserved_bytes
         return "fits" if report.headroom_bytes - self.off_by >= beside else "breaks"
 
     def edge(self, values: Range, engine: Engine, say: Callable[[str], None]) -> Edge:
@@ -186,7 +199,9 @@ def value_of(plan: TrainingPlan, name: str) -> int:
         "image_size": batch.image_size,
         "max_new_tokens": max(run.max_new_tokens, 1),
     }
-    value: int = own.get(name) or getattr(plan, name)
+    if name in own:
+        return own[name] or 1
+    value: int = getattr(plan, name)
     return value
 
 

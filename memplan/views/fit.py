@@ -77,8 +77,11 @@ def _verdict(found: Fit) -> list[Text]:
         skipped = ", ".join(map(str, found.skipped))
         lines.append(Text(f"nor does {skipped}: kernels want round numbers"))
     if found.surely != found.value:
-        sure = "none" if found.surely is None else str(found.surely)
-        text = f"with all that PyTorch may reserve beside it: {sure}"
+        likely, surely = (value or "none" for value in (found.likely, found.surely))
+        text = (
+            "before fragmentation; with what PyTorch likely reserves: "
+            f"{likely}; with all that it may: {surely}"
+        )
         lines.append(Text(text, "yellow"))
     return lines
 

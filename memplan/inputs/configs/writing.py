@@ -146,7 +146,8 @@ def rewritten(asked: Asked, plan: TrainingPlan) -> Rewriting:
     drafts = [*_drafts(asked)]
     before = _as_files_say(drafts, plan)
     for name in _differing(before, plan):
-        sayers = [draft for draft in drafts if draft.says(name)]
+        value = getattr(before, name)
+        sayers = [draft for draft in drafts if draft.says(name, value)]
         able = (draft for draft in drafts if draft.can_say(name, before, plan))
         ranked = sorted(able, key=lambda one: one.distance(name), reverse=True)
         for draft in sayers or ranked[-1:]:
@@ -199,9 +200,11 @@ class _Draft:
 
         return Source(file=self.file, document=self.document, named=named)
 
-    def says(self, name: str) -> bool:
-        """Whether it decides that field already."""
-        return name in self.reading.fields.keys() - self.reading.supposed
+    def says(self, name: str, value: Any) -> bool:
+        """Whether it decides that field, and no other file says otherwise."""
+        if name in self.reading.supposed or name not in self.reading.fields:
+            return False
+        return bool(self.reading.fields[name] == value)
 
     def distance(self, name: str) -> tuple[bool, bool, bool]:
         """How far it is from saying a field: its key, its kin, or left to others."""
