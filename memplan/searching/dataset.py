@@ -134,7 +134,8 @@ def histogram(text: str) -> Sizes:
     for number, line in enumerate(lines, 1):
         pair = PAIR.fullmatch(line)
         if pair is None:
-            if number == 1 or not line.strip():  # a heading, or an empty end
+            is_heading = number == 1 and not any(map(str.isdigit, line))
+            if is_heading or not line.strip():
                 continue
             raise DataError(
                 f"{source}, line {number}: {shorten(line.strip())} is no length and "
@@ -253,7 +254,7 @@ def _num_images(record: Record, column: str) -> int:
 def _side(record: Record, columns: tuple[str, ...]) -> int:
     """The side of the square with as many pixels as the largest picture."""
     values = [_value(record, column) for column in columns]
-    if all(value is None for value in values):
+    if all(value is None or value == [] for value in values):
         return 0
     if len(columns) > 1:
         return _square(record, columns[0], values)

@@ -14,7 +14,6 @@ from memplan.searching.bounds import largest_batch
 from memplan.searching.dataset import Sizes
 from memplan.searching.shapes import Needs
 from memplan.searching.worst import Hint
-from memplan.units import ceil_div
 
 Need = Callable[[int], int]
 """Bytes on the device with a number set to this."""
@@ -60,27 +59,28 @@ def _shorter(
 def _fewer(
     plan: TrainingPlan, sizes: Sizes, worst: Shape, budget: int
 ) -> Iterator[Hint]:
-    """As many samples in a step, or some more where they cannot be divided so."""
+    """As many samples in a step: only what divides them is looked at."""
     size, *values = worst
+    num_samples = size * plan.gradient_accumulation_steps
+    divisors = [n for n in range(1, size) if num_samples % n == 0]
 
     def change(fewer: int) -> Fields:
-        steps = ceil_div(size * plan.gradient_accumulation_steps, fewer)
         return {
             "per_device_train_batch_size": fewer,
-            "gradient_accumulation_steps": steps,
+            "gradient_accumulation_steps": num_samples // fewer,
         }
 
-    def need(fewer: int) -> int:
+    def need(place: int) -> int:
+        fewer = divisors[place - 1]
         accumulating = replace(plan, **change(fewer))
         return Needs(accumulating, sizes.columns).of((fewer, *values))
 
-    fewer = _most_that_fits(size - 1, need, budget)
-    if fewer:
-        num_samples = fewer * change(fewer)["gradient_accumulation_steps"]
+    place = _most_that_fits(len(divisors), need, budget)
+    if place:
         yield Hint(
-            flags=as_flags(change(fewer)),
-            effect=f"{num_samples} samples a step and GPU",
-            device_bytes=need(fewer),
+            flags=as_flags(change(divisors[place - 1])),
+            effect=f"{num_samples} samples a step and GPU as before",
+            device_bytes=need(place),
         )
 
 

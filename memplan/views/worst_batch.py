@@ -126,7 +126,7 @@ def _chance(found: WorstBatch) -> list[str]:
         return []
     what = "the worst there can be: "
     if expected >= 0.95:
-        return [f"{what}on average an epoch has {expected:.3g} such batches"]
+        return [f"{what}on average {expected:.3g} of an epoch's batches"]
     if expected < 1e-12:
         return [f"{what}a bound, which no batch reaches"]
     return [f"{what}on average one in {1 / expected:.3g} epochs"]
