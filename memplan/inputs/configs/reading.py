@@ -14,10 +14,15 @@ from typing import Any
 
 from memplan.errors import ConfigError, PlanError
 from memplan.inputs.configs.accelerate import ACCELERATE
+from memplan.inputs.configs.axolotl import AXOLOTL
+from memplan.inputs.configs.bitsandbytes import BITSANDBYTES
 from memplan.inputs.configs.deepspeed import DEEPSPEED
 from memplan.inputs.configs.documents import load
 from memplan.inputs.configs.format import Format, Reading, Source
 from memplan.inputs.configs.llama_factory import LLAMA_FACTORY
+from memplan.inputs.configs.peft import PEFT
+from memplan.inputs.configs.torchtitan import TORCHTITAN
+from memplan.inputs.configs.torchtune import TORCHTUNE
 from memplan.inputs.configs.trainer import TRAINER
 from memplan.inputs.configs.trl import TRL
 from memplan.plan import TrainingPlan
@@ -26,6 +31,11 @@ from memplan.report import MemoryReport
 FORMATS: tuple[Format, ...] = (
     ACCELERATE,
     DEEPSPEED,
+    TORCHTITAN,
+    TORCHTUNE,
+    AXOLOTL,
+    PEFT,
+    BITSANDBYTES,
     LLAMA_FACTORY,
     TRL,
     TRAINER,

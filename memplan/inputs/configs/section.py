@@ -17,7 +17,7 @@ class Section:
     """
 
     def __init__(self, values: Mapping[str, Any], *path: str) -> None:
-        self._values = values
+        self.values = values
         self._path = path
         self._taken: set[str] = set()
 
@@ -28,7 +28,7 @@ class Section:
     def value(self, name: str) -> Any:
         """Whatever it holds."""
         self._taken.add(name)
-        return self._values.get(name)
+        return self.values.get(name)
 
     def flag(self, name: str) -> bool | None:
         """True or false."""
@@ -94,12 +94,12 @@ class Section:
 
         A switch that is off, a zero, and a key without a value are not set.
         """
-        for name, value in self._values.items():
+        for name, value in self.values.items():
             if value and name not in self._taken and name not in harmless:
                 yield self.key(name)
 
     def __bool__(self) -> bool:
-        return bool(self._values)
+        return bool(self.values)
 
 
 def decide(
