@@ -1,7 +1,7 @@
 """`memplan estimate`: flags in, a report out."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,10 @@ from memplan.cli.output import (
     emit,
     emit_report,
 )
-from memplan.cli.plan_flags import given, takes_plan
+from memplan.cli.plan_flags import asked, takes_plan
+
+if TYPE_CHECKING:
+    from memplan.inputs.configs.reading import Asked
 
 TERMS = 8
 """Of a component, where the user asks for no number of them."""
@@ -52,14 +55,15 @@ def estimate(
     from memplan.estimate import estimate as run
     from memplan.plan import TrainingPlan
 
-    fields = given(flags)
+    found = asked(flags)
+    fields = found.fields
     wanted = chosen(output_format, wants_json)
     _check_explain(explain, top, fields.get("gpu"))
     if fields.get("gpu") == "all":
         del fields["gpu"]
-        _every_gpu(TrainingPlan(**fields), wanted, output, force)
+        _every_gpu(found, wanted, output, force)
         return
-    report = run(TrainingPlan(**fields), explains=explain)
+    report = found.onto(run(TrainingPlan(**fields), explains=explain))
     emit_report(report, wanted, output, force)
     if report.explanation is not None and wanted is Format.HUMAN:
         from memplan.views.explanation import show_explanation
@@ -79,15 +83,19 @@ def _check_explain(explain: bool, top: int | None, gpu: str | None) -> None:
         )
 
 
-def _every_gpu(plan: Any, wanted: Format, output: Path | None, force: bool) -> None:
+def _every_gpu(
+    asked_for: "Asked", wanted: Format, output: Path | None, force: bool
+) -> None:
     """The same plan on every card of the catalogue."""
     from dataclasses import replace
 
     from memplan.estimate import estimate as run
     from memplan.hardware import gpu_names
+    from memplan.plan import TrainingPlan
     from memplan.report import as_dict
 
-    reports = [run(replace(plan, gpu=slug)) for slug in gpu_names()]
+    plan = TrainingPlan(**asked_for.fields)
+    reports = [asked_for.onto(run(replace(plan, gpu=slug))) for slug in gpu_names()]
     reports.sort(key=lambda report: (report.device.total_bytes, report.device.gpu))
     text = as_json([as_dict(report) for report in reports])
     if output is not None:

@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,9 +18,13 @@ from memplan.cli.values import (
     parse_targets,
 )
 
+if TYPE_CHECKING:
+    from memplan.inputs.configs.reading import Asked
+
 Text = str | None
 Count = int | None
 
+CONFIG = "config"
 MODEL, TRAINED, STEP, SHARDED, CARD = (
     "Model and data",
     "What is trained",
@@ -49,8 +54,28 @@ def takes_plan(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def given(flags: dict[str, Any]) -> dict[str, Any]:
-    """The flags that were typed."""
-    return {name: value for name, value in flags.items() if value is not None}
+    """Fields of a plan, as files of `--config` and the flags that were typed say."""
+    return asked(flags).fields
+
+
+def asked(flags: dict[str, Any]) -> "Asked":
+    """The same, with what the files leave open; what they were read as is told.
+
+    Raises:
+        ConfigError: a file cannot be read, or is of no known format.
+    """
+    from memplan.inputs.configs.reading import Asked, read_files
+
+    typed = {name: value for name, value in flags.items() if value is not None}
+    files = typed.pop(CONFIG, None)
+    if not files:
+        return Asked(fields=typed)
+    found = read_files(files, typed)
+    for file in found.files:
+        typer.echo(file.line, err=True)
+    for line in found.not_read:
+        typer.echo(f"not read: {line}", err=True)
+    return found
 
 
 def option(*names: str, help: str, panel: str, parser: Any = None) -> Any:
@@ -63,6 +88,16 @@ def _flags(
         Text,
         typer.Argument(
             help="A preset of `memplan models`, a hub id, a folder, a config.json."
+        ),
+    ] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--config",
+            help="A configuration of accelerate, DeepSpeed, the Trainer, TRL, ... "
+            "Repeatable: later files win, and flags over all.",
+            rich_help_panel=MODEL,
+            show_default=False,
         ),
     ] = None,
     revision: Annotated[

@@ -18,7 +18,7 @@ from memplan.cli.output import (
     emit_capture,
     print_report,
 )
-from memplan.cli.plan_flags import given, takes_plan
+from memplan.cli.plan_flags import asked, takes_plan
 from memplan.cli.program import (
     RUN,
     CaptureOption,
@@ -76,7 +76,8 @@ def profile(
     from memplan.profile import Interrupted, UnfinishedError, profile_program
     from memplan.profile import profile as profile_plan
 
-    fields = given(flags)
+    found = asked(flags)
+    fields = found.fields
     check_one_card(fields, "measurement")
     is_program = context.obj is not None
     if is_program:
@@ -103,7 +104,7 @@ def profile(
         if is_program:
             report = profile_program(context.obj, **fields, **common)
         else:
-            report = profile_plan(plan, **common)
+            report = found.onto(profile_plan(plan, **common))
     except (UnfinishedError, Interrupted) as error:
         file, _ = _write(error.report, processes, file, force, redact)
         say(f"What was seen until then is in {file}")

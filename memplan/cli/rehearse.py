@@ -14,7 +14,7 @@ from memplan.cli.output import (
     chosen,
     emit_report,
 )
-from memplan.cli.plan_flags import given, takes_plan
+from memplan.cli.plan_flags import asked, takes_plan
 from memplan.cli.program import (
     RUN,
     CaptureOption,
@@ -68,7 +68,8 @@ def rehearse(
     from memplan.rehearse import rehearse as rehearse_plan
     from memplan.rehearse import rehearse_program
 
-    fields = given(flags)
+    found = asked(flags)
+    fields = found.fields
     check_one_card(fields, "rehearsal")
     for file in (output, snapshot):
         check_output(file, force=force)
@@ -89,7 +90,7 @@ def rehearse(
         check_program_flags(fields, CARD_FIELDS)
         report = rehearse_program(context.obj, **fields, **common)
     emit_report(
-        report,
+        found.onto(report),
         chosen(output_format, wants_json),
         output,
         force,

@@ -70,7 +70,8 @@ class Reading:
                 self.suppose(key, **{name: value})
             else:
                 self.say(key or name, **{name: value})
-        self.not_read += other.not_read
+        where = "" if file is None else f"{file.name}: "
+        self.not_read += (f"{where}{line}" for line in other.not_read)
         self.open_fields |= other.open_fields
         self.files += other.files if file is None else [file, *other.files]
 
