@@ -30,10 +30,22 @@ NOTHING_SEEN: dict[str, Any] = {
 
 
 def peak_of(
-    timeline: Timeline, tags: Tags, snapshot: dict[str, Any], device: int
+    timeline: Timeline,
+    tags: Tags,
+    snapshot: dict[str, Any],
+    device: int,
+    about: str | None = None,
 ) -> dict[str, Any]:
-    """Where the peak of the steady step was reached, and what it was held by."""
-    step, stretches = _steady(timeline, device)
+    """Where the peak of the steady step was reached, and what it was held by.
+
+    Args:
+        about: the name of a mark; its peak is asked for, not the steady step's.
+    """
+    if about is None:
+        step, stretches = _steady(timeline, device)
+    else:
+        named = [stretch for stretch in timeline.marked if stretch.name == about]
+        step, stretches = None, named[-1:]
     if not stretches:
         return dict(NOTHING_SEEN)
     highest = max(stretches, key=lambda stretch: _requested(stretch, device))
@@ -45,8 +57,8 @@ def peak_of(
     place, line = attribution.place_of(moment)
     figures = figures_of(highest, device)
     peak = {
-        "step": step,
-        "phase": highest.name,
+        "step": step if about is None else place.step,
+        "phase": highest.name if about is None else place.phase,
         "module": place.module,
         "line": line,
         "requested_bytes": figures["peak_requested_bytes"],

@@ -36,8 +36,11 @@ class Summary:
     has_met_peers: Callable[[], bool] | None = None
     """Of a process that plays one rank of many."""
 
-    def content(self, ended: str) -> dict[str, Any]:
-        """All that was seen until now, as if the program ended here."""
+    def content(self, ended: str, about: str | None = None) -> dict[str, Any]:
+        """All that was seen until now, as if the program ended here.
+
+        The peak is that of the steady step, or of the mark `about`.
+        """
         is_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         timeline = self.timeline.closed()
         rank, local_rank, world_size = _place(self.settings)
@@ -63,7 +66,7 @@ class Summary:
         is_out = ended == OUT_OF_MEMORY
         if self.settings.snapshot is not None and not is_out:
             write_snapshot(snapshot, self.settings.snapshot, rank)
-        steady = peak_of(timeline, self.witness.tags, snapshot, device)
+        steady = peak_of(timeline, self.witness.tags, snapshot, device, about)
         return {
             **content,
             **_stretches_of(timeline, device),

@@ -107,10 +107,13 @@ class Watch:
             self._outside.detach()
             COUNTERS.detach()
 
-    def content(self, ended: str) -> dict[str, Any]:
-        """What was seen until now, or until it was detached."""
+    def content(self, ended: str, about: str | None = None) -> dict[str, Any]:
+        """What was seen until now, or until it was detached.
+
+        The peak is that of the steady step, or of the mark `about`.
+        """
         if self._seen is None:
-            return self._summary.content(ended)
+            return self._summary.content(ended, about)
         return self._seen
 
     def late_out_of_memory(self, where: Callable[[], Place]) -> OutOfMemory:

@@ -161,7 +161,7 @@ def profiled_of(performed: Performed, subject: Subject) -> Profiled:
 def _launch(run: Run, say: Say) -> tuple[Outcome, tuple[str, ...]]:
     """Start the program, in the environment of its cards where they are played."""
     environ = {**os.environ, **run.environment}
-    _check_allocator(environ)
+    check_allocator(environ)
     environment, assumptions = dict(run.environment), tuple[str, ...]()
     if run.cards is not None:
         virtual = virtual_environment(
@@ -215,8 +215,12 @@ def _with_the_cause(capture: dict[str, Any]) -> dict[str, Any]:
     return {**capture, "out_of_memory": {**error, "caught": is_caught}}
 
 
-def _check_allocator(environ: Mapping[str, str]) -> None:
-    """Refuse allocators that keep no record of what they give out."""
+def check_allocator(environ: Mapping[str, str]) -> None:
+    """Refuse allocators that keep no record of what they give out.
+
+    Raises:
+        VirtualDeviceError: the environment asks for one.
+    """
     if environ.get("PYTORCH_NO_CUDA_MEMORY_CACHING"):
         raise VirtualDeviceError(
             "PyTorch counts no memory where PYTORCH_NO_CUDA_MEMORY_CACHING is set.",
