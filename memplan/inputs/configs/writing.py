@@ -18,7 +18,7 @@ from memplan.errors import ConfigError, MemplanError
 from memplan.files import whole_file
 from memplan.inputs.configs.documents import parse, text_of
 from memplan.inputs.configs.editing import dumped, edited
-from memplan.inputs.configs.format import Document, Format, Keys, Reading, Source
+from memplan.inputs.configs.format import Document, Format, Keys, Reading, Source, at
 from memplan.inputs.configs.reading import Asked, fields_of, format_of, source_of
 from memplan.plan import TrainingPlan
 
@@ -31,6 +31,7 @@ OF_THE_COMMAND = frozenset(
         "parameters",
         "workload",
         "accounting",
+        "num_gpus",
         "gpu",
         "gpu_memory_bytes",
         "context_bytes",
@@ -152,14 +153,35 @@ def rewritten(asked: Asked, plan: TrainingPlan) -> Rewriting:
         ranked = sorted(able, key=lambda one: one.distance(name), reverse=True)
         for draft in sayers or ranked[-1:]:
             draft.fields.add(name)
-    changes = []
+    rewriting = _carried_out(drafts, before, plan, thoroughly=False)
+    if not rewriting.unsaid:
+        return rewriting
+    # What one key says can hang on another: then all keys are written, if that helps.
+    again = _carried_out(drafts, before, plan, thoroughly=True)
+    return again if len(again.unsaid) < len(rewriting.unsaid) else rewriting
+
+
+def _carried_out(
+    drafts: Sequence["_Draft"],
+    before: TrainingPlan,
+    plan: TrainingPlan,
+    *,
+    thoroughly: bool,
+) -> Rewriting:
+    """The files changed, and read again: what makes no sense leaves all unsaid."""
     for draft in drafts:
-        draft.change(before, plan)
-        if draft.after != draft.before:
-            changes.append(
-                FileChange(file=draft.file, before=draft.before, after=draft.after)
-            )
-    return Rewriting(changes=tuple(changes), unsaid=_unsaid(plan, _read(drafts, plan)))
+        draft.change(before, plan, thoroughly=thoroughly)
+    try:
+        unsaid = _unsaid(plan, _read(drafts, plan))
+    except MemplanError:
+        names = _differing(before, plan)
+        return Rewriting(changes=(), unsaid={n: getattr(plan, n) for n in names})
+    changes = tuple(
+        FileChange(file=draft.file, before=draft.before, after=draft.after)
+        for draft in drafts
+        if draft.after != draft.before
+    )
+    return Rewriting(changes=changes, unsaid=unsaid)
 
 
 def source_of_name(name: str) -> Source:
@@ -224,18 +246,31 @@ class _Draft:
                     return True
         return False
 
-    def change(self, before: TrainingPlan, after: TrainingPlan) -> None:
-        """Set the keys that differ between two plans in the fields that it says."""
+    def change(
+        self, before: TrainingPlan, after: TrainingPlan, *, thoroughly: bool
+    ) -> None:
+        """Set the keys that differ between two plans in the fields that it says.
+
+        Args:
+            thoroughly: those too that differ from what the file has for the first plan.
+        """
+        if not self.fields:
+            return
         try:
             mine = replace(before, **{f: getattr(after, f) for f in self.fields})
         except MemplanError:  # these fields suit only those of another file
-            mine = after if self.fields else before
-        document = self.document
+            mine = after
+        document = parse(self.before, self.file.suffix)
         old, new = (self.kind.keys_of(plan, document) for plan in (before, mine))
-        keys: Keys = {k: v for k, v in new.items() if k not in old or old[k] != v}
-        gone = old.keys() - new.keys()
-        if keys or gone:
-            self.after = edited(self.before, self.file.suffix, keys, sorted(gone))
+        keys: Keys = {
+            key: value
+            for key, value in new.items()
+            if key not in old
+            or old[key] != value
+            or (thoroughly and at(document, *key) != value)
+        }
+        gone = sorted(old.keys() - new.keys())
+        self.after = edited(self.before, self.file.suffix, keys, gone)
 
 
 def _drafts(asked: Asked) -> Iterator[_Draft]:
@@ -285,16 +320,29 @@ def _default(field: Any) -> Any:
 
 
 def _differing(a: TrainingPlan, b: TrainingPlan) -> list[str]:
-    return [f.name for f in fields(a) if getattr(a, f.name) != getattr(b, f.name)]
+    idle = _idle(a) & _idle(b)
+    names = (field.name for field in fields(a) if field.name not in idle)
+    return [name for name in names if getattr(a, name) != getattr(b, name)]
 
 
 def _unsaid(plan: TrainingPlan, said: Fields) -> Fields:
     """What a plan has otherwise than it is said, in the order of its fields."""
+    idle = _idle(plan)
     return {
         field.name: getattr(plan, field.name)
         for field in fields(plan)
-        if getattr(plan, field.name) != said[field.name]
+        if field.name not in idle and getattr(plan, field.name) != said[field.name]
     }
+
+
+def _idle(plan: TrainingPlan) -> set[str]:
+    """Fields that decide nothing in this plan: no file has to say them."""
+    idle = set[str]()
+    if plan.zero_stage == 0:
+        idle.add("sharding")
+    if plan.trainable != "lora":
+        idle |= {"lora_rank", "lora_targets", "lora_dropout"}
+    return idle
 
 
 def _ended(line: str) -> str:
