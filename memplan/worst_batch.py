@@ -10,7 +10,7 @@ what chance might bring together besides is bounded.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -76,7 +76,8 @@ class _Search:
         self._skipped = sum(sizes.skipped.values())
         self._prepared = prepare(sizes, rule, plan)
         self._sizes = self._prepared.sizes
-        self._needs = Needs(plan, self._sizes.columns)
+        columns = self._sizes.columns
+        self._needs = Needs(plan, columns, _least_tokens_with_pictures(columns))
         self._budget = 0
 
     def find(self) -> WorstBatch:
@@ -97,7 +98,7 @@ class _Search:
             data=self._data(),
             num_batches=counts.total(),
             num_shapes=len(counts),
-            percentiles=self._percentiles(counts),
+            percentiles=self._percentiles(counts, worst),
             worst=self._drawn(worst, *first[worst]),
             possible=self._possible(bound) if largest else None,
             report=report,
@@ -125,8 +126,13 @@ class _Search:
             "fits": device_bytes <= self._budget,
         }
 
-    def _percentiles(self, counts: Counter[Shape]) -> tuple[Percentile, ...]:
-        needs = self._needs.of_each(counts)
+    def _percentiles(
+        self, counts: Counter[Shape], worst: Shape
+    ) -> tuple[Percentile, ...]:
+        """Estimates of groups may be too high; no batch takes more than the worst."""
+        most = self._needs.of(worst)
+        found = self._needs.of_each(counts)
+        needs = {shape: min(need, most) for shape, need in found.items()}
         shapes = {percent: percentile(needs, counts, percent) for percent in PERCENTS}
         return tuple(
             Percentile(percent=percent, **self._memory(shape, needs[shape]))
@@ -231,7 +237,7 @@ class _Search:
         if "images_per_sample" in sizes.columns:
             yield (
                 "each sample of a batch counts with as many pictures as the one that "
-                "has most; pictures laid end to end take less"
+                "has most, and with one at least; pictures laid end to end take less"
             )
         if "image_size" in sizes.columns:
             yield "a picture counts as a square of as many pixels, the largest for all"
@@ -256,3 +262,11 @@ class _Search:
                 "the Trainer moves the inputs of all micro-batches of a step to the "
                 "GPU at once; those of one are counted"
             )
+
+
+def _least_tokens_with_pictures(columns: Mapping[str, Sequence[int]]) -> int:
+    """Of the shortest sample that has pictures; 1 where that is not known."""
+    if not {"seq_len", "images_per_sample"} <= columns.keys():
+        return 1
+    samples = zip(columns["seq_len"], columns["images_per_sample"], strict=True)
+    return min((tokens for tokens, pictures in samples if pictures), default=1)

@@ -180,6 +180,11 @@ def worst_batch(
 
     fields = given(flags)
     check_one_card(fields, "batch")
+    if "model" not in fields:
+        raise CommandError(
+            "There is no model that batches are for.",
+            hint="Name a model of `memplan models`.",
+        )
     plan = plan_of(fields, [], "worst-batch")
     check_output(output, force=force)
     columns = Columns(

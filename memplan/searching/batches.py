@@ -98,11 +98,16 @@ def prepare(sizes: Sizes, rule: BatchingRule, plan: TrainingPlan) -> Prepared:
     """Cut, leave out or pack what is longer than the plan's `seq_len`.
 
     Raises:
-        PlanError: the plan has no `seq_len` that the rule needs, nothing is left, or
-            a histogram shall be taken in its order.
+        PlanError: data, rule and plan do not suit each other, or nothing is left.
     """
     if sizes.rows is None and not rule.is_drawn:
         raise PlanError("A histogram has no order.", hint="Use --sampling random.")
+    num_at_once = plan.per_device_train_batch_size * plan.data_parallel
+    if num_at_once > MOST_SAMPLES:
+        raise PlanError(
+            f"{num_at_once} samples at once are beyond measure.",
+            hint="Use a smaller --per-device-train-batch-size.",
+        )
     if rule.max_tokens_per_batch is not None and "seq_len" not in sizes.columns:
         raise PlanError("A budget of tokens needs lengths.", hint=NAME_LENGTHS)
     if rule.sampling == "group_by_length" and "seq_len" not in sizes.columns:

@@ -9,11 +9,15 @@ from collections.abc import Mapping, Sequence
 
 
 def chance_of_none(num_samples: int, num_marked: int, size: int) -> float:
-    """That a batch has none of the marked samples: C(n - k, B) / C(n, B)."""
+    """That a batch has none of the marked samples: C(n - k, B) / C(n, B).
+
+    That is C(n - B, k) / C(n, k) too: the smaller of both is counted down.
+    """
+    most, least = max(num_marked, size), min(num_marked, size)
     chance = 1.0
-    for i in range(size):
-        left = num_samples - num_marked - i
-        if left <= 0:
+    for i in range(least):
+        left = num_samples - most - i
+        if left <= 0 or not chance:
             return 0.0
         chance *= left / (num_samples - i)
     return chance

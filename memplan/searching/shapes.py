@@ -25,22 +25,29 @@ class Needs:
 
     Args:
         fields: what the numbers of a shape are, after the number of samples.
+        least_tokens: of a sample that has pictures.
     """
 
-    def __init__(self, plan: TrainingPlan, fields: Iterable[str]) -> None:
+    def __init__(
+        self, plan: TrainingPlan, fields: Iterable[str], least_tokens: int = 1
+    ) -> None:
         self._plan = plan
         self._fields = tuple(fields)
+        self._least_tokens = least_tokens
         self._known = dict[Shape, int]()
 
     def plan_of(self, shape: Shape) -> TrainingPlan:
         """The plan whose micro-batch has this shape.
 
-        A batch without tokens or pictures is counted with one.
+        A plan has a picture, and prompts that hold it: so is a batch without counted.
         """
         size, *values = shape
+        found = dict(zip(self._fields, values, strict=True))
+        if found.get("images_per_sample") == 0 and "seq_len" in found:
+            found["seq_len"] = max(found["seq_len"], self._least_tokens)
         sizes: Fields = {
             name: max(value, 1)
-            for name, value in zip(self._fields, values, strict=True)
+            for name, value in found.items()
             if value or name != "image_size"
         }
         return replace(self._plan, per_device_train_batch_size=size, **sizes)

@@ -128,7 +128,7 @@ def test_texts_are_counted_by_a_tokenizer(memplan, tmp_path):
         (["gpt2", "--histogram", "5000:1"], "longer than gpt2 allows"),
         (["gpt2", "--histogram", "1:1", "--gpu", "all"], "on one card"),
         (["no-such", "--histogram", "1:1"], "no model named"),
-        (["--histogram", "1:1"], "nothing to"),
+        (["--histogram", "1:1"], "no model that batches are for"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -205,6 +205,11 @@ def test_rules_that_contradict_themselves_are_refused(rule, fields, said):
         prepare(sizes_of([5, 7]), BatchingRule(**rule), plan_of(**fields))
 
 
+def test_batches_beyond_measure_are_refused():
+    with pytest.raises(PlanError, match="beyond measure"):
+        prepare(sizes_of([5]), BatchingRule(), plan_of(10**9, 8))
+
+
 def test_what_goes_by_length_needs_lengths():
     sizes = Sizes(
         source="d", columns={"images_per_sample": array("q", [1])}, rows=array("q", [1])

@@ -92,6 +92,14 @@ def test_a_shape_is_a_plan():
     assert plain.of((2, 64, 1)) == needed_bytes(plain.plan_of((2, 64, 1)))
 
 
+def test_a_batch_without_pictures_has_room_for_one():
+    """A prompt of Llava holds its pictures; a batch of short texts is none."""
+    needs = Needs(TrainingPlan(model="llava-1.5-7b"), FIELDS, least_tokens=600)
+    assert needs.plan_of((2, 40, 0)).seq_len == 600
+    assert needs.of((2, 40, 0)) == needs.of((2, 600, 1))
+    assert needs.plan_of((2, 900, 0)).seq_len == 900
+
+
 def test_a_batch_without_estimate_is_named():
     with pytest.raises(PlanError, match=r"seq_len 9999, .* longer than openflamingo"):
         Needs(PLAN, FIELDS).of((2, 9999, 1))
