@@ -49,7 +49,7 @@ def comes_back(kind, plan, *, said, document=None):
     assert kind.knows(new), text
     reading = kind.read(source(new))
     found = {name: getattr(plan, name) for name in reading.fields}
-    assert reading.fields == found
+    assert reading.fields == found, text
     assert set(said) <= reading.fields.keys()
     return reading
 

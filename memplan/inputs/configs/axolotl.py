@@ -50,6 +50,9 @@ MOVES_MEMORY = {
     "fp8": "counted in bf16",
     "layer_offloading": "layers on the host are counted on the card",
     "tiled_mlp": "counted in one piece",
+    "flex_attention": "counted as PyTorch's own",
+    "s2_attention": "counted as PyTorch's own",
+    "sage_attention": "counted as PyTorch's own",
     "cut_cross_entropy": "logits are counted as they would be made",
     "liger_fused_linear_cross_entropy": "logits are counted as they would be made",
 }
@@ -233,8 +236,9 @@ def _read_activations(run: Section, reading: Reading) -> None:
     options = run.section("gradient_checkpointing_kwargs")
     every = options.count("every_n_layers") or 1
     how = "none" if not value else "full" if every == 1 else f"every-{every}"
-    if not (value is None and "activation_checkpointing" in reading.fields):
-        decide(reading, key, "activation_checkpointing", value and how, how)
+    if value or "activation_checkpointing" not in reading.fields:
+        given = None if value is None else how
+        decide(reading, key, "activation_checkpointing", given, how)
     for left in options.left(frozenset(("use_reentrant",))):
         reading.miss(left)
     offloads = run.value("activation_offloading")
@@ -277,7 +281,6 @@ def _read_attention(run: Section, reading: Reading) -> None:
 
 
 def _read_sharding(run: Section, source: Source, reading: Reading) -> None:
-    reading.open_fields.add("num_gpus")
     tensor, context = (
         run.count("tensor_parallel_size"),
         run.count("context_parallel_size") or run.count("sequence_parallel_degree"),
@@ -288,6 +291,8 @@ def _read_sharding(run: Section, source: Source, reading: Reading) -> None:
     if shard:
         num_gpus = shard * (tensor or 1) * (context or 1)
         reading.say("dp_shard_size", num_gpus=num_gpus)
+    else:
+        reading.open_fields.add("num_gpus")
     if (replicate or 1) > 1:
         what = f"counted is one of {replicate} groups that shard"
         reading.miss("dp_replicate_size", what)

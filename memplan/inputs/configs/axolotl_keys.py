@@ -86,6 +86,8 @@ def _precision(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
 def _activations(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
     checkpoints, offloads = ("gradient_checkpointing",), ("activation_offloading",)
     is_on = plan.activation_checkpointing != "none"
+    if plan.activation_checkpointing == "full" and _fsdp_checkpoints(document):
+        is_on = False  # FSDP's own switch is
     is_one_word = document.get("gradient_checkpointing") == "offload"
     if is_on and plan.offload_activations and is_one_word:
         return {checkpoints: "offload"}
@@ -190,10 +192,17 @@ def _fsdp(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
         keys[place, f"{prefix}sharding_strategy"] = strategy
     wrap = f"{prefix}auto_wrap_policy"
     keys[place, wrap] = there.get(wrap) or LAYERS
-    checkpoints = f"{prefix}activation_checkpointing"
-    if checkpoints in there:
+    checkpoints = _fsdp_checkpoints(document)
+    if checkpoints:
         keys[place, checkpoints] = plan.activation_checkpointing == "full"
     return keys
+
+
+def _fsdp_checkpoints(document: Mapping[str, Any]) -> str | None:
+    """FSDP's own switch of checkpoints, where a document has it."""
+    there = document.get("fsdp_config") or {}
+    name = "activation_checkpointing"
+    return next((key for key in (name, f"fsdp_{name}") if key in there), None)
 
 
 def _listed(plan: TrainingPlan, named: list[Any]) -> list[str]:
