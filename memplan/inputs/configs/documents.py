@@ -24,6 +24,12 @@ def load(file: Path) -> Document:
         ConfigError: it cannot be read, or is no document; the sentence names the file
             and the line where there is one.
     """
+    if file.suffix.lower() == ".py":
+        raise ConfigError(
+            f"{file} is a program, and nothing is run to be read.",
+            hint="torchtitan after 0.2 is configured in Python: pass its values as "
+            "flags, or a TOML file.",
+        )
     try:
         return parse(text_of(file), file.suffix)
     except (ValueError, yaml.YAMLError, RecursionError) as error:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from memplan.errors import ConfigError
 from memplan.inputs.configs.documents import load, parse
+from memplan.inputs.configs.reading import read_file
 from memplan.inputs.configs.torchtitan import TORCHTITAN
 from memplan.inputs.configs.torchtitan_keys import OPTIMIZERS, PRESETS
 from memplan.plan import TrainingPlan
@@ -136,6 +137,14 @@ class TestVersions:
         """
         assert read(old).fields == read(new).fields
         assert read(new).fields["num_gpus"] == 8
+
+
+def test_python_is_never_run(tmp_path):
+    """Later versions are configured in it."""
+    file = tmp_path / "config_registry.py"
+    file.write_text("raise SystemExit('I was run')")
+    with pytest.raises(ConfigError, match="is a program"):
+        read_file(file)
 
 
 class TestWhatItSays:
