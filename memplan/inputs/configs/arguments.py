@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memplan.errors import ConfigError
-from memplan.formulas.optimizers import NOT_MODELLED, find_optimizer
+from memplan.errors import ConfigError, UnknownNameError
+from memplan.formulas.optimizers import NOT_MODELLED, optimizer_names
 from memplan.inputs.configs import harmless
 from memplan.inputs.configs.deepspeed import DEEPSPEED
 from memplan.inputs.configs.format import Reading, Source, wrong
@@ -30,7 +30,6 @@ MOVES_MEMORY = {
 ONLY_IN_FILES = {
     "auto_find_batch_size": "the batch may become smaller",
     "ddp_bucket_cap_mb": "buckets are counted with PyTorch's size",
-    "ddp_find_unused_parameters": "counted as the Trainer chooses by itself",
     "ddp_static_graph": "counted without",
     "parallelism_config": "counted without",
     "split_batches": "the batch is divided among processes, and counted whole",
@@ -70,6 +69,10 @@ def read_arguments(
     for name, what in (MOVES_MEMORY | ONLY_IN_FILES).items():
         if document.value(name) not in (None, False, 0, "", [], {}):
             reading.miss(name, what)
+    looks = document.flag("ddp_find_unused_parameters")
+    by_itself = reading.fields["activation_checkpointing"] == "none"
+    if looks not in (None, by_itself) and not reading.fields.get("zero_stage"):
+        reading.miss("ddp_find_unused_parameters", f"counted as {by_itself}".lower())
     accelerator = document.value("accelerator_config")
     if isinstance(accelerator, Mapping) and accelerator.get("split_batches") is True:
         reading.miss("accelerator_config.split_batches", ONLY_IN_FILES["split_batches"])
@@ -168,8 +171,10 @@ def _read_optimizer(document: Section, engine: Reading, reading: Reading) -> Non
     if known in NOT_MODELLED:
         reading.suppose(key, optim="adamw_fused")
         reading.miss(key, f"{known}, counted as adamw_fused")
+    elif known not in optimizer_names():
+        error = UnknownNameError.of("optimizer", name, optimizer_names())
+        raise ConfigError(f"{key}: {error.message}", hint=error.hint)
     elif "optim" not in engine.fields:
-        find_optimizer(known)
         reading.say(key, optim=known)
 
 

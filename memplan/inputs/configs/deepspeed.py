@@ -94,18 +94,20 @@ class _DeepSpeed:
             ("fp16", "enabled"): engine == "fp16",
             (zero, "stage"): plan.zero_stage,
         }
-        for section, is_set in (
-            ("offload_optimizer", plan.offload_optimizer),
-            ("offload_param", plan.offload_parameters),
+        for section, before, is_set in (
+            ("offload_optimizer", "cpu_offload", plan.offload_optimizer),
+            ("offload_param", "cpu_offload_param", plan.offload_parameters),
         ):
-            if is_set or at(document, zero, section) is not None:
+            if at(document, zero, before) is not None:
+                keys[zero, before] = is_set
+            elif is_set or at(document, zero, section) is not None:
                 keys[zero, section, "device"] = "cpu" if is_set else "none"
         if isinstance(document.get(GLOBAL_BATCH), int):
             samples = plan.per_device_train_batch_size * plan.data_parallel
             keys[GLOBAL_BATCH,] = samples * plan.gradient_accumulation_steps
         kind = at(document, "optimizer", "type")
         if kind is not None:
-            keys["optimizer", "type"] = TYPES.get(optimizer_name(plan.optim), kind)
+            keys["optimizer", "type"] = _type_for(optimizer_name(plan.optim), kind)
         return keys
 
 
@@ -115,6 +117,12 @@ DEEPSPEED = _DeepSpeed()
 def _engine(plan: TrainingPlan) -> str:
     """What the engine computes in: it casts all weights, mixed or pure."""
     return "no" if plan.precision in ("fp32", "tf32") else plan.precision[:4]
+
+
+def _type_for(optim: str, there: object) -> object:
+    """The type in the document, where it is that optimizer, or it has no other."""
+    is_there = OPTIMIZERS.get(str(there).lower()) == optim
+    return there if is_there else TYPES.get(optim, there)
 
 
 def _read_zero(document: Document, zero: Section, reading: Reading) -> None:

@@ -10,17 +10,17 @@ def _words(text: str) -> frozenset[str]:
 
 ACCELERATE = _words(
     """
-    command_file commands compute_environment debug downcast_bf16 enable_cpu_affinity
-    gpu_ids machine_rank main_process_ip main_process_port main_training_function
-    num_machines rdzv_backend same_network tpu_cluster tpu_env tpu_name tpu_use_cluster
-    tpu_use_sudo tpu_vm tpu_zone use_cpu
+    command_file commands compute_environment debug downcast_bf16
+    enable_cpu_affinity gpu_ids machine_rank main_process_ip main_process_port
+    main_training_function num_machines rdzv_backend same_network tpu_cluster
+    tpu_env tpu_name tpu_use_cluster tpu_use_sudo tpu_vm tpu_zone use_cpu
     """
 )
 FSDP = _words(
     """
     backward_prefetch backward_prefetch_policy cpu_ram_efficient_loading
-    min_num_params state_dict_type sync_module_states transformer_layer_cls_to_wrap
-    transformer_cls_names_to_wrap use_orig_params xla xla_fsdp_grad_ckpt
+    min_num_params state_dict_type sync_module_states transformer_cls_names_to_wrap
+    transformer_layer_cls_to_wrap use_orig_params xla xla_fsdp_grad_ckpt
     xla_fsdp_settings xla_fsdp_v2
     """
 )
@@ -132,14 +132,14 @@ TRAINING_ARGUMENTS = _words(
     dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory
     dataloader_prefetch_factor ddp_backend ddp_broadcast_buffers ddp_timeout debug
     disable_tqdm do_eval do_predict do_train enable_jit_checkpoint
-    eval_accumulation_steps eval_delay eval_do_concat_batches eval_on_start eval_steps
-    eval_strategy eval_use_gather_object fp16_full_eval full_determinism
+    eval_accumulation_steps eval_delay eval_do_concat_batches eval_on_start
+    eval_steps eval_strategy eval_use_gather_object fp16_full_eval full_determinism
     greater_is_better hub_always_push hub_model_id hub_private_repo hub_revision
     hub_strategy hub_token ignore_data_skip include_for_metrics
     include_num_input_tokens_seen label_names learning_rate length_column_name
-    liger_kernel_config load_best_model_at_end local_rank log_level log_level_replica
-    log_on_each_node logging_first_step logging_nan_inf_filter logging_steps
-    logging_strategy lr_scheduler_kwargs lr_scheduler_type max_steps
+    liger_kernel_config load_best_model_at_end local_rank log_level
+    log_level_replica log_on_each_node logging_first_step logging_nan_inf_filter
+    logging_steps logging_strategy lr_scheduler_kwargs lr_scheduler_type max_steps
     metric_for_best_model num_train_epochs optim_args output_dir
     per_device_eval_batch_size prediction_loss_only project push_to_hub
     remove_unused_columns report_to restore_callback_states_from_checkpoint
@@ -154,12 +154,12 @@ OLDER_TRAINING_ARGUMENTS = _words(
     """
     dispatch_batches evaluate_during_training evaluation_strategy fp16_backend
     fp16_opt_level fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap
-    group_by_length half_precision_backend
-    hub_model_revision include_inputs_for_metrics include_tokens_per_second
-    jit_mode_eval logging_dir no_cuda overwrite_output_dir past_index
-    per_gpu_eval_batch_size push_to_hub_model_id push_to_hub_organization
-    push_to_hub_token ray_scope save_safetensors tpu_metrics_debug tpu_num_cores
-    use_ipex use_legacy_prediction_loop use_mps_device warmup_ratio xpu_backend
+    group_by_length half_precision_backend hub_model_revision
+    include_inputs_for_metrics include_tokens_per_second jit_mode_eval logging_dir
+    no_cuda overwrite_output_dir past_index per_gpu_eval_batch_size
+    push_to_hub_model_id push_to_hub_organization push_to_hub_token ray_scope
+    save_safetensors tpu_metrics_debug tpu_num_cores use_ipex
+    use_legacy_prediction_loop use_mps_device warmup_ratio xpu_backend
     """
 )
 """Of versions before it."""
@@ -168,9 +168,8 @@ EXAMPLE_SCRIPTS = _words(
     cache_dir chat_template config_name dataset dataset_config dataset_config_name
     dataset_configs dataset_dir dataset_name dataset_test_split dataset_text_field
     dataset_train_split hf_hub_token low_cpu_mem_usage max_eval_samples max_samples
-    max_train_samples overwrite_cache preprocessing_num_workers streaming
-    tokenizer_name token trust_remote_code use_fast_tokenizer
-    validation_split_percentage
+    max_train_samples overwrite_cache preprocessing_num_workers streaming token
+    tokenizer_name trust_remote_code use_fast_tokenizer validation_split_percentage
     """
 )
 """Which data and whose weights: not how many at once, and not how they are kept."""
@@ -221,16 +220,17 @@ AXOLOTL_FSDP = _words(
 LLAMA_FACTORY = _words(
     """
     adapter_folder adapter_name_or_path compute_accuracy create_new_adapter
-    disable_shuffling early_stopping_steps eval_dataset eval_num_beams
-    eval_on_each_dataset export_device export_dir export_legacy_format export_size
-    galore_layerwise galore_proj_type galore_rank galore_scale galore_target
-    galore_update_interval ignore_pad_token_for_loss
+    disable_shuffling dpo_label_smoothing early_stopping_steps eval_dataset
+    eval_num_beams eval_on_each_dataset export_device export_dir
+    export_legacy_format export_size galore_layerwise galore_proj_type galore_rank
+    galore_scale galore_target galore_update_interval ignore_pad_token_for_loss
     include_effective_tokens_per_second infer_backend infer_dtype interleave_probs
-    lora_alpha loraplus_lr_embedding loraplus_lr_ratio mask_history media_dir
-    mix_strategy neat_packing new_special_tokens_config packing pissa_convert
-    pissa_init pissa_iter plot_loss predict_with_generate preprocessing_batch_size
-    print_param_status ray_init_kwargs ray_num_workers ray_run_name
-    ray_storage_path resources_per_worker placement_strategy rope_scaling
+    kto_chosen_weight kto_rejected_weight lora_alpha loraplus_lr_embedding
+    loraplus_lr_ratio mask_history media_dir mix_strategy neat_packing
+    new_special_tokens_config packing pissa_convert pissa_init pissa_iter
+    placement_strategy plot_loss predict_with_generate pref_beta pref_ftx pref_loss
+    preprocessing_batch_size print_param_status ray_init_kwargs ray_num_workers
+    ray_run_name ray_storage_path resources_per_worker rope_scaling
     split_special_tokens template tokenized_path tool_format train_on_prompt
     use_kv_cache use_reentrant_gc use_rslora use_swanlab val_size
     """
@@ -240,8 +240,8 @@ TRL = _words(
     assistant_only_loss auto_insert_empty_system_msg bnb_4bit_quant_storage
     chat_template_path completion_only_loss dataset_kwargs dataset_mixer
     dataset_mixture dataset_num_proc dataset_splits desc eos_token eval_packing
-    lora_alpha lora_task_type model_code_revision model_init_kwargs
-    packing packing_strategy pad_to_multiple_of pad_token shuffle_dataset
-    trl_project truncation_mode use_rslora
+    lora_alpha lora_task_type model_code_revision model_init_kwargs packing
+    packing_strategy pad_to_multiple_of pad_token shuffle_dataset trl_project
+    truncation_mode use_rslora
     """
 )
