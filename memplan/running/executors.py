@@ -98,10 +98,17 @@ def _client(address: str, name: str) -> Iterator[Any]:
             hint="Start one with `dask scheduler`, and name its host and port.",
         ) from error
     with client:
-        if not client.nthreads():
+        workers = client.run(find_spec, "memplan")
+        if not workers:
             raise ExecutorError(
                 f"The scheduler at {name} has no workers.",
                 hint=f"Start some: dask worker {address} --nthreads 1",
+            )
+        # What they cannot import ends them, and the scheduler asks the next one.
+        if without := [worker for worker, spec in workers.items() if spec is None]:
+            raise ExecutorError(
+                f"memplan is not installed for the workers {', '.join(without)}.",
+                hint="Have the same packages on all machines.",
             )
         yield client
 
