@@ -10,7 +10,7 @@ what chance might bring together besides is bounded.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -76,8 +76,7 @@ class _Search:
         self._skipped = sum(sizes.skipped.values())
         self._prepared = prepare(sizes, rule, plan)
         self._sizes = self._prepared.sizes
-        columns = self._sizes.columns
-        self._needs = Needs(plan, columns, _least_tokens_with_pictures(columns))
+        self._needs = Needs(plan, self._sizes.columns)
         self._budget = 0
 
     def find(self) -> WorstBatch:
@@ -240,7 +239,10 @@ class _Search:
                 "has most, and with one at least; pictures laid end to end take less"
             )
         if "image_size" in sizes.columns:
-            yield "a picture counts as a square of as many pixels, the largest for all"
+            yield (
+                "a picture counts as a square of as many pixels, and as the largest of "
+                "its batch; what an image processor makes smaller takes less"
+            )
         if rule.packing == "bfd":
             yield "packed rows are padded to the longest of their batch"
         if num_shapes > MOST_ESTIMATES:
@@ -262,11 +264,3 @@ class _Search:
                 "the Trainer moves the inputs of all micro-batches of a step to the "
                 "GPU at once; those of one are counted"
             )
-
-
-def _least_tokens_with_pictures(columns: Mapping[str, Sequence[int]]) -> int:
-    """Of the shortest sample that has pictures; 1 where that is not known."""
-    if not {"seq_len", "images_per_sample"} <= columns.keys():
-        return 1
-    samples = zip(columns["seq_len"], columns["images_per_sample"], strict=True)
-    return min((tokens for tokens, pictures in samples if pictures), default=1)

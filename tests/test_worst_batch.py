@@ -199,6 +199,25 @@ def test_full_rows_are_all_the_plan():
     assert found.num_shapes == 1
 
 
+def test_pictures_are_as_large_as_the_model_takes_them():
+    """Qwen2.5-VL merges 2 x 2 patches of 14: sides are multiples of 28."""
+    plan = TrainingPlan(model="qwen2.5-vl-7b", trainable="lora")
+    sizes = sizes_of([20, 60], images_per_sample=[0, 1], image_size=[0, 220])
+    found = worst_batch(plan, sizes)
+    # Text alone is counted with a picture of the model's own 448 pixels.
+    assert found.report.plan.seq_len == 256
+    # 8 x 8 tokens of the square, where 60 have room for the 7 x 7 below it.
+    pictured = sizes_of([60], images_per_sample=[1], image_size=[220])
+    found = worst_batch(plan, pictured)
+    assert found.worst.shape["image_size"] == 220
+    assert found.report.plan == replace(
+        plan, seq_len=64, images_per_sample=1, image_size=224
+    )
+    too_short = sizes_of([40], images_per_sample=[1], image_size=[220])
+    with pytest.raises(PlanError, match="cannot hold 1 pictures"):
+        worst_batch(plan, too_short)
+
+
 def test_a_histogram_has_no_rows():
     found = worst_batch(PLAN, histogram("16:20,64:4"))
     assert found.worst.cause.row is None
@@ -279,12 +298,17 @@ def test_json_is_plain_data():
         (replace(PLAN, workload="generate", max_new_tokens=2), {}, "training of a"),
         (PLAN, {"drop_last": True}, "no batch where the last is dropped"),
         (replace(PLAN, model="no-such"), {}, "no model named"),
-        (replace(PLAN, model="pe-net"), {}, "has no estimate|takes no"),
     ],
 )
 def test_what_cannot_be_looked_at_is_one_sentence(plan, rule, said):
     with pytest.raises(MemplanError, match=said):
         worst_batch(plan, sizes_of([5, 7]), BatchingRule(**rule))
+
+
+def test_pictures_are_for_models_that_take_them():
+    sizes = sizes_of([5, 7], images_per_sample=[1, 2])
+    with pytest.raises(PlanError, match="llama-2-7b takes no images"):
+        worst_batch(PLAN, sizes)
 
 
 @pytest.mark.slow

@@ -38,6 +38,8 @@ class Family:
     default_image_size: Callable[[Any], int] = field(default=lambda config: 0)
     has_fixed_image_size: bool = False
     """Whether pictures must have the default size."""
+    image_multiple: Callable[[Any], int] = field(default=lambda config: 1)
+    """Pixels that the side of a picture is a multiple of."""
     complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = field(
         default=lambda data: data
     )

@@ -13,9 +13,10 @@ from dataclasses import replace
 from memplan.errors import MemplanError, PlanError
 from memplan.estimate import needed_bytes
 from memplan.estimating.changes import Fields
+from memplan.models import find_model
 from memplan.plan import TrainingPlan
 from memplan.searching.batches import Shape
-from memplan.units import ceil_div
+from memplan.units import ceil_div, round_up
 
 MOST_ESTIMATES = 512
 
@@ -25,32 +26,57 @@ class Needs:
 
     Args:
         fields: what the numbers of a shape are, after the number of samples.
-        least_tokens: of a sample that has pictures.
+
+    Raises:
+        MemplanError: there is no such model.
     """
 
-    def __init__(
-        self, plan: TrainingPlan, fields: Iterable[str], least_tokens: int = 1
-    ) -> None:
+    def __init__(self, plan: TrainingPlan, fields: Iterable[str]) -> None:
+        assert plan.model is not None
         self._plan = plan
+        self._model = find_model(plan.model, plan.revision)
         self._fields = tuple(fields)
-        self._least_tokens = least_tokens
         self._known = dict[Shape, int]()
 
     def plan_of(self, shape: Shape) -> TrainingPlan:
-        """The plan whose micro-batch has this shape.
-
-        A plan has a picture, and prompts that hold it: so is a batch without counted.
-        """
+        """The plan whose micro-batch has this shape."""
         size, *values = shape
         found = dict(zip(self._fields, values, strict=True))
-        if found.get("images_per_sample") == 0 and "seq_len" in found:
-            found["seq_len"] = max(found["seq_len"], self._least_tokens)
+        if "images_per_sample" in found or "image_size" in found:
+            self._fit_pictures(found)
         sizes: Fields = {
             name: max(value, 1)
             for name, value in found.items()
             if value or name != "image_size"
         }
         return replace(self._plan, per_device_train_batch_size=size, **sizes)
+
+    def _fit_pictures(self, sizes: dict[str, int]) -> None:
+        """Pictures as large as the model takes them, and prompts that hold them.
+
+        A square may take a few tokens more than the picture that it stands for: a
+        prompt with room for the next smaller one is counted longer. A plan has a
+        picture at least, and so has a batch without any.
+        """
+        config, family = self._model.config, self._model.family
+        multiple = family.image_multiple(config)
+        side = sizes.get("image_size") or self._own("image_size")
+        side = side or family.default_image_size(config)
+        above, below = round_up(side, multiple), max(side // multiple, 1) * multiple
+        if sizes.get("image_size"):
+            sizes["image_size"] = above
+        num_pictures = sizes.get("images_per_sample", self._own("images_per_sample"))
+        held, holding = (
+            max(num_pictures, 1) * family.image_tokens(config, size)
+            for size in (below, above)
+        )
+        if "seq_len" in sizes and (not num_pictures or held <= sizes["seq_len"]):
+            sizes["seq_len"] = max(sizes["seq_len"], holding)
+
+    def _own(self, field: str) -> int:
+        """What the plan says of a size, or the preset; 0: neither does."""
+        own: int = getattr(self._plan, field) or self._model.defaults.get(field, 0)
+        return own
 
     def of(self, shape: Shape) -> int:
         """Bytes on the device.

@@ -94,9 +94,9 @@ def test_a_shape_is_a_plan():
 
 def test_a_batch_without_pictures_has_room_for_one():
     """A prompt of Llava holds its pictures; a batch of short texts is none."""
-    needs = Needs(TrainingPlan(model="llava-1.5-7b"), FIELDS, least_tokens=600)
-    assert needs.plan_of((2, 40, 0)).seq_len == 600
-    assert needs.of((2, 40, 0)) == needs.of((2, 600, 1))
+    needs = Needs(TrainingPlan(model="llava-1.5-7b"), FIELDS)
+    assert needs.plan_of((2, 40, 0)).seq_len == 576
+    assert needs.of((2, 40, 0)) == needs.of((2, 576, 1))
     assert needs.plan_of((2, 900, 0)).seq_len == 900
 
 

@@ -13,6 +13,7 @@ FAMILY = Family(
     image_tokens=image_tokens,
     lora_targets=("q_proj", "v_proj"),
     default_image_size=lambda config: 16 * config.pixels_per_token,
+    image_multiple=lambda config: config.pixels_per_token,
     complete=complete,
     check=check,
     batch_bytes=batch_bytes,
