@@ -7,6 +7,7 @@ from memplan.inputs.configs.arguments import BATCH, CHECKPOINTING
 from memplan.inputs.configs.deepspeed import DEEPSPEED
 from memplan.inputs.configs.format import Document, Keys, at
 from memplan.inputs.configs.names import (
+    NOT_OF_THE_TRAINER,
     hub_name,
     optimizer_name,
     trainer_optimizer_name,
@@ -29,10 +30,13 @@ def argument_keys(
         (_spelling(BATCH, document),): plan.per_device_train_batch_size,
         ("gradient_accumulation_steps",): plan.gradient_accumulation_steps,
         ("max_grad_norm",): plan.max_grad_norm,
-        ("optim",): trainer_optimizer_name(plan.optim),
         ("bf16",): cast == "bf16",
         ("fp16",): cast == "fp16",
     }
+    if optimizer_name(plan.optim) not in NOT_OF_THE_TRAINER:
+        keys["optim",] = trainer_optimizer_name(plan.optim)
+    elif "optim" in document:
+        keys["optim",] = document["optim"]
     if plan.precision == "tf32" or "tf32" in document:
         keys["tf32",] = plan.precision == "tf32"
     if "adafactor" in document:  # a switch of older versions, which wins over optim

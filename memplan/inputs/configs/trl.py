@@ -22,7 +22,7 @@ from memplan.inputs.configs.arguments import (
     read_precision,
 )
 from memplan.inputs.configs.format import Document, Keys, Reading, Source, wrong
-from memplan.inputs.configs.names import DTYPES, dtype_name
+from memplan.inputs.configs.names import DTYPES, LONG_DTYPES, dtype_name
 from memplan.inputs.configs.section import Section
 from memplan.inputs.live import ATTENTION
 from memplan.plan import TrainingPlan
@@ -92,8 +92,7 @@ class _Trl:
                 keys[name,] = plan.quantization == kind
         stored = "bf16" if is_pure else plan.frozen_dtype if is_adapted else None
         if stored is not None or DTYPE[0] in document or DTYPE[1] in document:
-            long = {short: name for name, short in reversed(DTYPES.items())}
-            keys[DTYPE[DTYPE[1] in document],] = long[stored or "fp32"]
+            keys[DTYPE[DTYPE[1] in document],] = LONG_DTYPES[stored or "fp32"]
         if plan.seq_len is not None:
             keys[LENGTH[LENGTH[1] in document],] = plan.seq_len
         kernels = {kernel: name for name, kernel in reversed(ATTENTION.items())}
