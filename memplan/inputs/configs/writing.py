@@ -135,7 +135,8 @@ def rewritten(asked: Asked, plan: TrainingPlan) -> Rewriting:
     """Files changed so that they say what a plan says, as far as they can.
 
     A field goes to the files that say it already; where there is none, to one that has
-    a key for it: best of all one that speaks of its kin.
+    a key for it: best of all one that speaks of its kin. What does not come back when
+    the files are read again is left out of them, and told.
 
     Args:
         asked: the files as they were read.
@@ -144,44 +145,80 @@ def rewritten(asked: Asked, plan: TrainingPlan) -> Rewriting:
     Raises:
         ConfigError: a file cannot be read any more, or changed without changing more.
     """
-    drafts = [*_drafts(asked)]
-    before = _as_files_say(drafts, plan)
-    for name in _differing(before, plan):
-        value = getattr(before, name)
-        sayers = [draft for draft in drafts if draft.says(name, value)]
-        able = (draft for draft in drafts if draft.can_say(name, before, plan))
+    return _Rewriting([*_drafts(asked)], plan).best()
+
+
+class _Rewriting:
+    """Files on their way to what a plan says."""
+
+    def __init__(self, drafts: Sequence["_Draft"], plan: TrainingPlan) -> None:
+        """Give each field that differs to the files that shall say it.
+
+        Raises:
+            ConfigError: the files make no plan without flags.
+        """
+        self.drafts = drafts
+        self.plan = plan
+        self.said = _read(drafts)
+        try:
+            self.before = TrainingPlan(**_with_defaults(self.said, plan))
+        except MemplanError as error:
+            raise ConfigError(
+                f"The files alone make no plan: {error.message}", hint=error.hint
+            ) from error
+        for name in _differing(self.before, plan):
+            for draft in self._best_for(name):
+                draft.fields.add(name)
+
+    def best(self) -> Rewriting:
+        """What leaves least unsaid, and of that what changes least."""
+        found = self._carried_out(thoroughly=False)
+        if found.unsaid:
+            # What one key says can hang on another.
+            again = self._carried_out(thoroughly=True)
+            found = again if len(again.unsaid) < len(found.unsaid) else found
+        if any(draft.fields & found.unsaid.keys() for draft in self.drafts):
+            for draft in self.drafts:
+                draft.fields -= found.unsaid.keys()
+            again = self._carried_out(thoroughly=False)
+            found = again if len(again.unsaid) <= len(found.unsaid) else found
+        return found
+
+    def _best_for(self, name: str) -> Sequence["_Draft"]:
+        """All files that say a field, else the one that is nearest to it."""
+        value = getattr(self.before, name)
+        sayers = [draft for draft in self.drafts if draft.says(name, value)]
+        able = (
+            draft
+            for draft in self.drafts
+            if draft.can_say(name, self.before, self.plan)
+        )
         ranked = sorted(able, key=lambda one: one.distance(name), reverse=True)
-        for draft in sayers or ranked[-1:]:
-            draft.fields.add(name)
-    rewriting = _carried_out(drafts, before, plan, thoroughly=False)
-    if not rewriting.unsaid:
-        return rewriting
-    # What one key says can hang on another: then all keys are written, if that helps.
-    again = _carried_out(drafts, before, plan, thoroughly=True)
-    return again if len(again.unsaid) < len(rewriting.unsaid) else rewriting
+        return sayers or ranked[-1:]
 
-
-def _carried_out(
-    drafts: Sequence["_Draft"],
-    before: TrainingPlan,
-    plan: TrainingPlan,
-    *,
-    thoroughly: bool,
-) -> Rewriting:
-    """The files changed, and read again: what makes no sense leaves all unsaid."""
-    for draft in drafts:
-        draft.change(before, plan, thoroughly=thoroughly)
-    try:
-        unsaid = _unsaid(plan, _read(drafts, plan))
-    except MemplanError:
-        names = _differing(before, plan)
-        return Rewriting(changes=(), unsaid={n: getattr(plan, n) for n in names})
-    changes = tuple(
-        FileChange(file=draft.file, before=draft.before, after=draft.after)
-        for draft in drafts
-        if draft.after != draft.before
-    )
-    return Rewriting(changes=changes, unsaid=unsaid)
+    def _carried_out(self, *, thoroughly: bool) -> Rewriting:
+        """The files changed, and read again: what makes no sense leaves all unsaid."""
+        for draft in self.drafts:
+            draft.change(self.before, self.plan, thoroughly=thoroughly)
+        try:
+            said = _read(self.drafts)
+        except MemplanError:
+            names = _differing(self.before, self.plan)
+            unsaid = {name: getattr(self.plan, name) for name in names}
+            return Rewriting(changes=(), unsaid=unsaid)
+        changes = tuple(
+            FileChange(file=draft.file, before=draft.before, after=draft.after)
+            for draft in self.drafts
+            if draft.after != draft.before
+        )
+        lost = {
+            name: getattr(self.plan, name) for name in self.said.keys() - said.keys()
+        }
+        unsaid = _unsaid(self.plan, _with_defaults(said, self.plan))
+        return Rewriting(
+            changes=changes,
+            unsaid=unsaid | {n: v for n, v in lost.items() if n in OF_THE_COMMAND},
+        )
 
 
 def source_of_name(name: str) -> Source:
@@ -282,24 +319,11 @@ def _drafts(asked: Asked) -> Iterator[_Draft]:
                 yield _Draft(file, format_of(source_of(file)), is_named=True)
 
 
-def _read(drafts: Sequence[_Draft], plan: TrainingPlan) -> Fields:
+def _read(drafts: Sequence[_Draft]) -> Fields:
     """What the files say together."""
-    readings = [one.kind.read(one.source(drafts)) for one in drafts if not one.is_named]
-    return _with_defaults(fields_of(readings), plan)
-
-
-def _as_files_say(drafts: Sequence[_Draft], plan: TrainingPlan) -> TrainingPlan:
-    """The plan of the files, asked about as the other is.
-
-    Raises:
-        ConfigError: they make no plan without flags.
-    """
-    try:
-        return TrainingPlan(**_read(drafts, plan))
-    except MemplanError as error:
-        raise ConfigError(
-            f"The files alone make no plan: {error.message}", hint=error.hint
-        ) from error
+    return fields_of(
+        [one.kind.read(one.source(drafts)) for one in drafts if not one.is_named]
+    )
 
 
 def _with_defaults(said: Fields, plan: TrainingPlan) -> Fields:
