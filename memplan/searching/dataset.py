@@ -236,7 +236,7 @@ def _tokens_of(column: str, tokenizer: Tokenizer | None) -> Callable[[Record], i
         value = _value(record, column)
         if isinstance(value, str):
             if tokenizer is None:
-                raise record.error(column, "is a text, whose tokens are not known")
+                raise record.error(column, "is a text, whose tokens --tokenizer counts")
             return tokenizer(value)
         return _count(record, column, value)
 
