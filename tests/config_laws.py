@@ -75,13 +75,28 @@ def changes(kind, file, **change):
     new = plan_with(before | change, **room(before | change))
     was, keys = (kind.keys_of(plan, opened.document) for plan in (old, new))
     gone = was.keys() - keys.keys()
-    different = {k: v for k, v in keys.items() if k not in was or was[k] != v}
+    different = _new(was, keys)
     assert different or gone
     document = merged(opened.document, different, gone)
     after = kind.read(Source(file=file, document=document, named=opened.named)).fields
     defaults = {f.name: f.default for f in fields(TrainingPlan)}
     assert defaults | after == defaults | before | change
     return different, gone
+
+
+def leaves(kind, file, **change):
+    """What a format has no word for changes no key that is there."""
+    opened = source_of(file)
+    before = kind.read(opened).fields
+    plans = (plan_with(said, **room(said)) for said in (before, before | change))
+    first, second = (kind.keys_of(plan, opened.document) for plan in plans)
+    assert merged(
+        opened.document, _new(first, second), first.keys() - second.keys()
+    ) == (opened.document)
+
+
+def _new(first, second):
+    return {k: v for k, v in second.items() if k not in first or first[k] != v}
 
 
 def room(said):

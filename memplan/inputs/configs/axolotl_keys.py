@@ -7,10 +7,12 @@ from memplan.formulas.setting import ALL_LINEAR
 from memplan.inputs.configs.deepspeed import DEEPSPEED
 from memplan.inputs.configs.format import Keys
 from memplan.inputs.configs.names import (
+    NOT_OF_THE_TRAINER,
     hub_name,
     optimizer_name,
     trainer_optimizer_name,
 )
+from memplan.inputs.configs.section import kept
 from memplan.plan import TrainingPlan
 
 ATTENTION = {
@@ -59,15 +61,16 @@ def keys_of(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
 
 def _optimizer(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
     present = document.get("optimizer")
-    if isinstance(present, str) and optimizer_name(present) == plan.optim:
-        return {("optimizer",): present}
+    is_said = isinstance(present, str) and optimizer_name(present) == plan.optim
+    if is_said or plan.optim in NOT_OF_THE_TRAINER:
+        return kept(document, ("optimizer",))
     return {("optimizer",): trainer_optimizer_name(plan.optim)}
 
 
 def _precision(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
     """Weights are loaded in what autocast casts to; engines keep those that train in
     fp32 then."""
-    bf16, fp16 = ("bf16",), ("fp16",)
+    bf16, fp16, tf32 = ("bf16",), ("fp16",), ("tf32",)
     is_kept = plan.zero_stage > 0 or plan.trainable == "lora"
     cast = True if document.get("bf16") is True else "auto"
     match plan.precision:
@@ -78,9 +81,9 @@ def _precision(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
         case "fp16-mixed":
             return {bf16: False, fp16: True}
         case "fp32" | "tf32":
-            return {bf16: False, ("tf32",): plan.precision == "tf32"}
+            return {bf16: False, tf32: plan.precision == "tf32"}
         case _:
-            return {}
+            return kept(document, bf16, fp16, tf32)
 
 
 def _activations(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
@@ -102,6 +105,8 @@ def _activations(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
 
 def _attention(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
     present = document.get("attn_implementation")
+    if plan.attn_implementation not in ATTENTION.values():
+        return kept(document, ("attn_implementation",), *((s,) for s in SWITCHES))
     if present is None and document.keys() & SWITCHES.keys():
         return {
             (name,): True
@@ -109,8 +114,7 @@ def _attention(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
             if kernel == plan.attn_implementation
         }
     names = [n for n, kernel in ATTENTION.items() if kernel == plan.attn_implementation]
-    name = present if present in names else next(iter(names), None)
-    return {("attn_implementation",): name} if name else {}
+    return {("attn_implementation",): present if present in names else names[0]}
 
 
 def _trained(plan: TrainingPlan) -> Keys:

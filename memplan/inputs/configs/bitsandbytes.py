@@ -16,6 +16,7 @@ from memplan.inputs.configs.section import Section
 from memplan.plan import TrainingPlan
 
 NESTED = "quantization_config"
+METHOD = "bitsandbytes"
 USUAL: dict[str, tuple[Any, str]] = {
     "bnb_4bit_blocksize": (64, "constants are counted for each 64 elements"),
     "llm_int8_threshold": (6.0, "decides how many columns are outliers"),
@@ -80,8 +81,8 @@ def read_quantization(
     Args:
         compute_dtype: where the config leaves it out, of 4 bits.
     """
-    method = section.text("quant_method") or "bitsandbytes"
-    if method != "bitsandbytes":
+    method = section.text("quant_method") or METHOD
+    if method != METHOD:
         reading.miss(section.key("quant_method"), f"{method} has no formula")
         return
     if section.flag("load_in_8bit"):
@@ -105,6 +106,8 @@ def read_quantization(
 
 def quantization_keys(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
     """The keys of a plan in a quantization config that is there already."""
+    if document.get("quant_method") not in (None, METHOD):
+        return {}
     keys: Keys = {
         ("load_in_4bit",): plan.quantization == "nf4",
         ("load_in_8bit",): plan.quantization == "int8",

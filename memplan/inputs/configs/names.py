@@ -37,6 +37,14 @@ OPTIMIZERS = {
 }
 """Names of the Trainer whose optimizer has a shorter name in memplan."""
 
+NOT_OF_THE_TRAINER = frozenset(
+    (
+        *("adam", "adam_forloop", "adam_fused", "adamw_forloop"),
+        *("sgd_momentum", "torch_adafactor"),
+    )
+)
+"""Optimizers of a plan that the Trainer has no name for."""
+
 
 def dtype_name(text: str) -> str | None:
     """The plan's name of a dtype: of `torch.bfloat16` it is bf16."""

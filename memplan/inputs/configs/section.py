@@ -6,7 +6,7 @@ Each way to take a key says what its value must be; what nobody took can be list
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from memplan.inputs.configs.format import Reading, wrong
+from memplan.inputs.configs.format import Keys, Reading, at, wrong
 
 
 class Section:
@@ -110,3 +110,9 @@ def decide(
         reading.say(key, **{field: value})
     elif default is not None:
         reading.suppose(**{field: default})
+
+
+def kept(document: Mapping[str, Any], *paths: tuple[str, ...]) -> Keys:
+    """Keys as they stand: of what a plan says and a format has no word for."""
+    there = {path: at(document, *path) for path in paths}
+    return {path: value for path, value in there.items() if value is not None}

@@ -5,6 +5,7 @@ from typing import Any
 
 from memplan.inputs.configs.format import Keys, at
 from memplan.inputs.configs.names import LONG_DTYPES
+from memplan.inputs.configs.section import kept
 from memplan.plan import TrainingPlan
 
 PRESETS = {
@@ -46,22 +47,11 @@ def keys_of(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
         ("training", "enable_cpu_offload"): plan.offload_parameters,
         place("compile", "enable"): plan.torch_compile,
     }
-    preset = next((key for key, name in PRESETS.items() if name == plan.model), None)
-    if preset:
-        keys |= {("model", "name"): preset[0], ("model", "flavor"): preset[1]}
     if plan.seq_len is not None:
-        keys[("training", "seq_len")] = plan.seq_len
-    optimizer = next((k for k, name in OPTIMIZERS.items() if name == plan.optim), None)
-    if optimizer:
-        keys[("optimizer", "name")] = optimizer[0]
-        keys[("optimizer", "implementation")] = optimizer[1]
-    return (
-        keys
-        | _batch(plan, place)
-        | _precision(plan)
-        | _parallelism(plan, document, place)
-        | _checkpointing(plan)
-    )
+        keys["training", "seq_len"] = plan.seq_len
+    keys |= _model(plan, document) | _optimizer(plan, document) | _batch(plan, place)
+    keys |= _precision(plan, document) | _checkpointing(plan)
+    return keys | _parallelism(plan, document, place)
 
 
 def _places(document: Mapping[str, Any]) -> Place:
@@ -84,6 +74,26 @@ def _places(document: Mapping[str, Any]) -> Place:
     return place
 
 
+def _model(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
+    name, flavor = ("model", "name"), ("model", "flavor")
+    for words, preset in PRESETS.items():
+        if preset == plan.model:
+            return dict(zip((name, flavor), words, strict=True))
+    return kept(document, name, flavor)
+
+
+def _optimizer(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
+    name, way = ("optimizer", "name"), ("optimizer", "implementation")
+    fused = ("optimizer", "fused")  # before 0.1
+    for words, optimizer in OPTIMIZERS.items():
+        if optimizer != plan.optim:
+            continue
+        if at(document, *fused) is None or words[1] == "for-loop":
+            return dict(zip((name, way), words, strict=True))
+        return {name: words[0], fused: words[1] == "fused"}
+    return kept(document, name, way, fused)
+
+
 def _batch(plan: TrainingPlan, place: Place) -> Keys:
     """Pipelines divide the batch of a step into micro-batches; else it is repeated."""
     batch, steps = plan.per_device_train_batch_size, plan.gradient_accumulation_steps
@@ -98,16 +108,17 @@ def _batch(plan: TrainingPlan, place: Place) -> Keys:
     return keys
 
 
-def _precision(plan: TrainingPlan) -> Keys:
+def _precision(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
+    stored, mixed = ("training", "dtype"), ("training", "mixed_precision_param")
     match plan.precision:
         case "bf16-pure":
-            return {("training", "dtype"): LONG_DTYPES["bf16"]}
+            return {stored: LONG_DTYPES["bf16"]}
         case "bf16-mixed":
-            return {("training", "mixed_precision_param"): LONG_DTYPES["bf16"]}
+            return {mixed: LONG_DTYPES["bf16"]}
         case "fp32":
-            return {("training", "mixed_precision_param"): LONG_DTYPES["fp32"]}
+            return {mixed: LONG_DTYPES["fp32"]}
         case _:
-            return {}
+            return kept(document, stored, mixed)
 
 
 def _parallelism(plan: TrainingPlan, document: Mapping[str, Any], place: Place) -> Keys:

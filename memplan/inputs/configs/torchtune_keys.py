@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from memplan.inputs.configs.format import Keys
+from memplan.inputs.configs.section import kept
 from memplan.plan import TrainingPlan
 
 PRESETS = {
@@ -32,6 +33,10 @@ OUTPUT = "lm_head"
 CHUNKED = ("LinearCrossEntropyLoss", "CEWithChunkedOutputLoss")
 """Losses over parts of the tokens, the newer one first."""
 WHOLE = "CrossEntropyLoss"
+DTYPES = {"bf16-pure": "bf16", "fp32": "fp32"}
+"""Precision without autocast."""
+WAYS = ("adam_forloop", "adam_fused", "adamw_forloop", "adamw_fused", "sgd_momentum")
+"""Optimizers that an argument makes of others."""
 KINDS = ("lora", "qlora", "dora")
 """What names of builders with adapters begin with."""
 OPTIMIZERS = {
@@ -62,13 +67,15 @@ def keys_of(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
         ("clip_grad_norm",): plan.max_grad_norm or None,
         ("enable_activation_offloading",): plan.offload_activations,
     }
-    if plan.seq_len is not None and _takes_arguments(document, "tokenizer"):
+    if plan.seq_len is not None and _arguments(document, "tokenizer") is not None:
         keys["tokenizer", "max_seq_len"] = plan.seq_len
-    dtype = {"bf16-pure": "bf16", "fp32": "fp32"}.get(plan.precision)
-    if dtype:
-        keys[("dtype",)] = dtype
+    if plan.precision in DTYPES:
+        keys[("dtype",)] = DTYPES[plan.precision]
+    else:
+        keys |= kept(document, ("dtype",))
     keys |= _model(plan, document) | _optimizer(plan, document)
-    return keys | _execution(plan, document) | _sharding(plan, document)
+    keys |= _execution(plan, document) | _loss(plan, document)
+    return keys | _sharding(plan)
 
 
 def builder_of(path: str) -> tuple[str, str, str]:
@@ -82,23 +89,28 @@ def builder_of(path: str) -> tuple[str, str, str]:
     return (folder, kind, model) if kind in KINDS else (folder, "", name)
 
 
-def _takes_arguments(document: Mapping[str, Any], part: str) -> bool:
-    """Not where a component is a name alone, as before the first release."""
-    return not isinstance(document.get(part), str)
+def _arguments(document: Mapping[str, Any], part: str) -> Mapping[str, Any] | None:
+    """A component with its arguments; None where it is a name alone, as before the
+    first release."""
+    value = document.get(part)
+    if isinstance(value, str):
+        return None
+    return value if isinstance(value, Mapping) else {}
 
 
 def _model(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
-    keys: Keys = {}
-    model = document.get("model")
-    present = model.get("_component_") if isinstance(model, Mapping) else model
-    quantizes = model.get("quantize_base") if isinstance(model, Mapping) else None
+    model = _arguments(document, "model")
+    if model is None:
+        builder = _builder(plan, document["model"])
+        is_said = builder and plan.trainable != "lora"
+        return {("model",): builder[1]} if builder and is_said else {}
+    quantizes = model.get("quantize_base")
     is_quantized = plan.quantization == "nf4"
     kind = ""
     if plan.trainable == "lora":
         kind = "qlora_" if is_quantized and quantizes is None else "lora_"
-    builder = _builder(plan, present)
-    if not _takes_arguments(document, "model"):
-        return {("model",): builder[1]} if builder and not kind else {}
+    keys: Keys = {}
+    builder = _builder(plan, model.get("_component_"))
     if builder:
         keys["model", "_component_"] = f"{builder[0]}.{kind}{builder[1]}"
     if plan.trainable != "lora":
@@ -107,13 +119,7 @@ def _model(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
         keys["model", "quantize_base"] = is_quantized
     keys["model", "lora_rank"] = plan.lora_rank
     keys["model", "lora_dropout"] = plan.lora_dropout
-    if plan.lora_targets:
-        back = {theirs: ours for ours, theirs in ATTENTION.items()}
-        others = [name for name in plan.lora_targets if name not in (*MLP, OUTPUT)]
-        keys["model", "lora_attn_modules"] = [back.get(name, name) for name in others]
-        keys["model", "apply_lora_to_mlp"] = set(MLP) <= set(plan.lora_targets)
-        keys["model", "apply_lora_to_output"] = OUTPUT in plan.lora_targets
-    return keys
+    return keys | _targets(plan.lora_targets)
 
 
 def _builder(plan: TrainingPlan, present: Any) -> tuple[str, str] | None:
@@ -130,60 +136,73 @@ def _builder(plan: TrainingPlan, present: Any) -> tuple[str, str] | None:
     return None
 
 
-def _optimizer(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
-    place = ("optimizer", "_component_")
-    name, implementation = plan.optim, None
-    for ending in ("_fused", "_forloop"):
-        if name.endswith(ending):
-            name, implementation = name.removesuffix(ending), ending
-    path = next((key for key, known in OPTIMIZERS.items() if known == name), None)
-    if name == "sgd_momentum":
-        path = "torch.optim.SGD"
-    if path is None:
+def _targets(targets: tuple[str, ...]) -> Keys:
+    if not targets:
         return {}
-    present = document.get("optimizer")
-    if not _takes_arguments(document, "optimizer"):
-        package, _, short = path.rpartition(".")
-        return {("optimizer",): short} if package == "torch.optim" else {}
-    if isinstance(present, Mapping) and OPTIMIZERS.get(str(present.get("_component_"))):
-        there = str(present["_component_"])
-        path = there if OPTIMIZERS[there] == OPTIMIZERS[path] else path
-    keys: Keys = {place: path}
-    if implementation == "_fused":
-        keys["optimizer", "fused"] = True
-    if implementation == "_forloop":
-        keys["optimizer", "foreach"] = False
-    if name == "sgd_momentum":
-        momentum = present.get("momentum") if isinstance(present, Mapping) else None
-        keys["optimizer", "momentum"] = momentum or 0.9
+    back = {theirs: ours for ours, theirs in ATTENTION.items()}
+    others = [name for name in targets if name not in (*MLP, OUTPUT)]
+    return {
+        ("model", "lora_attn_modules"): [back.get(name, name) for name in others],
+        ("model", "apply_lora_to_mlp"): set(MLP) <= set(targets),
+        ("model", "apply_lora_to_output"): OUTPUT in targets,
+    }
+
+
+def _optimizer(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
+    part = "optimizer"
+    name, _, way = plan.optim.partition("_")
+    if plan.optim not in WAYS:
+        name, way = plan.optim, ""
+    paths = [path for path, known in OPTIMIZERS.items() if known == name]
+    there = _arguments(document, part)
+    if there is None:
+        words = [path.removeprefix("torch.optim.") for path in paths[:1]]
+        is_said = bool(words) and "." not in words[0] and not way
+        return {(part,): words[0]} if is_said else kept(document, (part,))
+    if not paths:
+        return kept(document, *((part, key) for key in there))
+    present = there.get("_component_")
+    keys: Keys = {(part, "_component_"): present if present in paths else paths[0]}
+    match way:
+        case "fused":
+            keys[part, "fused"] = True
+        case "forloop":
+            keys[part, "foreach"] = False
+        case "momentum":
+            keys[part, "momentum"] = there.get("momentum") or 0.9
     return keys
 
 
 def _execution(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
-    keys: Keys = {}
     name = plan.activation_checkpointing
-    keys[("enable_activation_checkpointing",)] = name == "full"
+    keys: Keys = {("enable_activation_checkpointing",): name == "full"}
     if name not in ("none", "full"):
         keys[("ac_mode",)] = "selective"
         every = name.removeprefix("every-")
         keys[("ac_option",)] = int(every) if every != name else "op"
     is_divided = isinstance(document.get("compile"), Mapping)
     keys[("compile", "model") if is_divided else ("compile",)] = plan.torch_compile
-    loss = document.get("loss")
-    path = loss.get("_component_") if isinstance(loss, Mapping) else None
-    is_chunked = str(path).rpartition(".")[2] in CHUNKED
-    if not _takes_arguments(document, "loss"):
-        return keys
-    if plan.cross_entropy_chunks > 1:
-        usual = f"torchtune.modules.loss.{CHUNKED[0]}"
-        keys["loss", "_component_"] = path if is_chunked else usual
-        keys["loss", "num_output_chunks"] = plan.cross_entropy_chunks
-    elif is_chunked or not loss:
-        keys["loss", "_component_"] = f"torch.nn.{WHOLE}"
     return keys
 
 
-def _sharding(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
+def _loss(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
+    there = _arguments(document, "loss")
+    if there is None:
+        return {}
+    path = there.get("_component_")
+    is_chunked = str(path).rpartition(".")[2] in CHUNKED
+    if plan.cross_entropy_chunks > 1:
+        usual = f"torchtune.modules.loss.{CHUNKED[0]}"
+        return {
+            ("loss", "_component_"): path if is_chunked else usual,
+            ("loss", "num_output_chunks"): plan.cross_entropy_chunks,
+        }
+    if is_chunked or not there:
+        return {("loss", "_component_"): f"torch.nn.{WHOLE}"}
+    return {}
+
+
+def _sharding(plan: TrainingPlan) -> Keys:
     keys: Keys = {}
     if plan.tensor_parallel > 1:
         keys[("tensor_parallel_dim",)] = plan.tensor_parallel

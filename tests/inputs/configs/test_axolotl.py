@@ -60,6 +60,18 @@ class TestRealFiles:
             pytest.skip("It says so already.")
         laws.changes(AXOLOTL, file, **change)
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"optim": "sgd_momentum"},
+            {"attn_implementation": "math"},
+            {"precision": "fp16-master"},
+        ],
+        ids=str,
+    )
+    def test_stay_where_there_is_no_word_for_it(self, file, change):
+        laws.leaves(AXOLOTL, file, **change)
+
     def test_survive_any_wrong_value(self, file):
         for document in laws.broken(file):
             laws.survives(AXOLOTL, document)

@@ -53,6 +53,14 @@ class TestRealFiles:
             pytest.skip("It says so already.")
         laws.changes(TORCHTITAN, file, **change)
 
+    @pytest.mark.parametrize(
+        "change",
+        [{"optim": "paged_adamw_8bit"}, {"precision": "fp16-mixed"}, {"model": "gpt2"}],
+        ids=str,
+    )
+    def test_stay_where_there_is_no_word_for_it(self, file, change):
+        laws.leaves(TORCHTITAN, file, **change)
+
     def test_survive_any_wrong_value(self, file):
         for document in laws.broken(file):
             laws.survives(TORCHTITAN, document)

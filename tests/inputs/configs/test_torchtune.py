@@ -59,6 +59,12 @@ class TestRealFiles:
             pytest.skip("Components took no arguments then.")
         laws.changes(TORCHTUNE, file, **change)
 
+    @pytest.mark.parametrize(
+        "change", [{"optim": "rmsprop_bnb"}, {"precision": "fp16-mixed"}], ids=str
+    )
+    def test_stay_where_there_is_no_word_for_it(self, file, change):
+        laws.leaves(TORCHTUNE, file, **change)
+
     def test_survive_any_wrong_value(self, file):
         for document in laws.broken(file):
             laws.survives(TORCHTUNE, document)
