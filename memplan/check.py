@@ -59,7 +59,9 @@ class Check:
     low_bytes: int
     """What it takes on the device at least."""
     doubts: tuple[str, ...]
-    """What the verdict does not know, a sentence each."""
+    """What the verdict does not know of the plan, a sentence each."""
+    not_read: tuple[str, ...]
+    """Keys of its configuration that can move memory, and are not in the plan."""
     fix: Fix | None
     """Where it does not fit."""
     report: MemoryReport
@@ -106,7 +108,8 @@ def check(
         strict=strict,
         lower_bound=lower_bound,
         low_bytes=low_bytes,
-        doubts=tuple(_doubts(report, not_read)),
+        doubts=tuple(_doubts(report)),
+        not_read=tuple(not_read),
         fix=None if report.fits else _fix(plan),
         report=report,
     )
@@ -194,9 +197,8 @@ def _exit_code(verdict: Verdict, strict: bool, lower_bound: bool) -> int:
             return 0 if lower_bound else 2
 
 
-def _doubts(report: MemoryReport, not_read: Sequence[str]) -> list[str]:
-    doubts = [f"not understood, and may move memory: {key}" for key in not_read]
-    doubts += [f"not in the figures: {line}" for line in report.unsupported]
+def _doubts(report: MemoryReport) -> list[str]:
+    doubts = [f"not in the figures: {line}" for line in report.unsupported]
     if report.fits and _most_beside(report) > 0:
         word = "likely reserves" if report.fits_narrowly else "may reserve"
         doubts.append(

@@ -138,12 +138,10 @@ def test_a_parameter_count_that_fits_says_nothing_and_one_that_does_not_all():
 
 
 def test_doubts_are_named(checked):
-    found = checked(
-        report(22, reserved=(25, 26), unsupported=("paged states",)),
-        not_read=["a.yaml: b"],
-    )
-    understood, modelled, beside = found.doubts
-    assert understood.endswith("a.yaml: b")
+    narrow = report(22, reserved=(25, 26), unsupported=("paged states",))
+    found = checked(narrow, not_read=["a.yaml: b"])
+    assert found.not_read == ("a.yaml: b",)
+    modelled, beside = found.doubts
     assert modelled.endswith("paged states")
     assert "likely reserves" in beside
     assert "2.00 GiB too much" in beside

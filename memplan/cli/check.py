@@ -14,7 +14,7 @@ from memplan.cli.output import (
     chosen,
     emit,
 )
-from memplan.cli.plan_flags import given, takes_plan
+from memplan.cli.plan_flags import asked, takes_plan
 from memplan.cli.program import check_one_card, plan_of, say
 from memplan.errors import CommandError
 
@@ -69,7 +69,8 @@ def check(
     from memplan.check import to_json
     from memplan.views.check import WORDS, show_check
 
-    fields = given(flags)
+    of_user = asked(flags)
+    fields = of_user.fields
     check_one_card(fields, "check")
     if "model" not in fields and "parameters" not in fields:
         raise CommandError(
@@ -77,7 +78,13 @@ def check(
         )
     plan = plan_of(fields, [], "check")
     check_output(output, force=force)
-    found = run(plan, by=by.value, strict=strict, lower_bound=lower_bound)
+    found = run(
+        plan,
+        by=by.value,
+        strict=strict,
+        lower_bound=lower_bound,
+        not_read=of_user.not_read,
+    )
     for doubt in found.doubts:
         say(f"warning: {doubt}")
     if output is not None:

@@ -18,17 +18,17 @@ from typing import Any
 
 import pytest
 
-from memplan.hardware import find_gpu
+from memplan.hardware import Gpu, find_gpu
 from memplan.integrations.gpu_limit import Limit
 from memplan.integrations.pytest import OFF
-from memplan.integrations.watched_body import limited
+from memplan.integrations.watched_body import limited, why_broken
 
 REQUEST, REPORTS, OUTPUT = "request.json", "reports.jsonl", "output.txt"
-MEANINGLESS = (
-    "Values are meaningless on a virtual card: kernels compute nothing there, and what "
-    "they should have computed reads as 0. If that is why it failed, test values in "
-    "another test, without a limit (docs/pytest.md)."
-)
+MEANINGLESS = """\
+Values are meaningless on a virtual card: kernels compute nothing there, and
+what they should have computed reads as 0. If that is why it failed, test
+values in another test, without a limit.
+"""
 SELECTING = {"markexpr": "", "keyword": "", "deselect": None}
 """Options that leave tests out."""
 WRITING = {"xmlpath": None, "htmlpath": None, "report_log": None}
@@ -97,8 +97,7 @@ class RehearsedTest:
     def pytest_runtest_call(self) -> Generator[None, object, object]:
         import torch  # noqa: F401  (it begins to be watched, if no test has imported it)
 
-        limit = self._request.limit
-        return (yield from limited(limit, lambda: find_gpu(limit.gpu)))
+        return (yield from limited(self._request.limit, self._card))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -107,8 +106,22 @@ class RehearsedTest:
         report = yield
         error = call.excinfo
         if report.failed and error and not error.errisinstance(pytest.fail.Exception):
-            report.sections.append(("Rehearsed", MEANINGLESS))
+            report.sections.append(("Rehearsed", self._hint(error.value)))
         return report
+
+    def _hint(self, error: BaseException) -> str:
+        """What may be behind an error of the test's own.
+
+        unittest keeps the errors of a body for itself: only here they are seen.
+        """
+        from memplan.runner.capture import OUT_OF_MEMORY, ending_of
+
+        if ending_of(error) != OUT_OF_MEMORY:
+            return MEANINGLESS
+        return why_broken(self._request.limit, OUT_OF_MEMORY, self._card) or MEANINGLESS
+
+    def _card(self) -> Gpu:
+        return find_gpu(self._request.limit.gpu)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         hook = self._config.hook

@@ -49,10 +49,7 @@ def limited(limit: Limit, find_card: FindCard) -> Generator[None, object, object
     allocator: that is a limit broken.
     """
     from memplan.runner.capture import FINISHED, OUT_OF_MEMORY, ending_of
-    from memplan.runner.watch import Watch
 
-    watch = Watch.current
-    assert watch is not None
     result: object = None
     shortage: Exception | None = None
     try:
@@ -63,11 +60,20 @@ def limited(limit: Limit, find_card: FindCard) -> Generator[None, object, object
             raise
         shortage = error
     ended = FINISHED if shortage is None else OUT_OF_MEMORY
-    if why := broken_by(limit, watch.content(ended, about=BODY), find_card()):
+    if why := why_broken(limit, ended, find_card):
         pytest.fail(why, pytrace=False)
     if shortage is not None:  # of another allocator than the card's
         raise shortage
     return result
+
+
+def why_broken(limit: Limit, ended: str, find_card: FindCard) -> str:
+    """How a body that ended so broke its limit; empty where it kept to it."""
+    from memplan.runner.watch import Watch
+
+    watch = Watch.current
+    assert watch is not None, "nobody watches this process"
+    return broken_by(limit, watch.content(ended, about=BODY), find_card())
 
 
 @contextmanager

@@ -62,6 +62,24 @@ def test_narrowly_is_a_warning_and_fails_if_strict(memplan):
     assert (strict.code, strict.stdout) == (1, usual.stdout)
 
 
+def test_of_files_a_key_that_was_not_read_is_told_once_and_fails_if_strict(
+    memplan, tmp_path
+):
+    file = tmp_path / "train.yaml"
+    file.write_text(
+        "per_device_train_batch_size: 4\noptim: adamw_torch\nuse_liger_kernel: true\n"
+        "output_dir: out\n"
+    )
+    words = ("check", "gpt2", "--config", str(file))
+    usual, strict = memplan(*words), memplan(*words, "--strict", "--json")
+    assert (usual.code, strict.code) == (0, 2)
+    assert usual.stderr.count("use_liger_kernel") == 1
+    found = json.loads(strict.stdout)
+    assert found["verdict"] == "cannot say"
+    assert "use_liger_kernel" in found["not_read"][0]
+    assert found["report"]["plan"]["per_device_train_batch_size"] == 4
+
+
 def test_the_lower_bound_lets_doubts_pass(memplan):
     words = ("check", "llama-2-7b", "--gpu")
     assert memplan(*words, "a100-80gb", "--lower-bound").code == 1

@@ -236,6 +236,10 @@ class TestUnit(unittest.TestCase):
     def test_unit_breaks(self):
         take(MiB)
 
+    @limit("2MiB")
+    def test_unit_out_of_memory(self):
+        take(40 * 1024 * MiB)
+
 
 @limit("1GiB")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="decided here")
@@ -296,6 +300,7 @@ EXPECTED = {
     "TestClass::test_device_breaks": "FAILED",
     "TestUnit::test_unit_keeps": "PASSED",
     "TestUnit::test_unit_breaks": "FAILED",
+    "TestUnit::test_unit_out_of_memory": "FAILED",
     "test_skip_is_decided_on_the_card": "SKIPPED",
     "test_expected_to_break": "XFAIL",
     "test_out_of_memory_breaks": "FAILED",
@@ -349,6 +354,7 @@ def test_every_outcome(pytester):
         "limited to 64.00 MiB but took 66.00 MiB allocated on rtx-4090 (rehearsed)",
         "limited to 4.00 MiB but took 20.00 MiB reserved on rtx-4090 (rehearsed)",
         "of the device on rtx-4090 (rehearsed)",
+        "limited to 2.00 MiB but ran out of memory on rtx-4090 (rehearsed)",
         "limited to 100.00 GiB but ran out of memory on rtx-4090 (rehearsed)",
         "Values are meaningless on a virtual card",
         "ended without a result, with exit code 7",
@@ -394,10 +400,14 @@ def test_what_others_set_up_is_torn_down_in_time(pytester):
 def test_under_xdist_and_with_options_of_all_kinds(pytester):
     """Options of files and selections, which only one of the processes may obey."""
     pytest.importorskip("xdist")
-    two = BREAKS + BREAKS.replace("_breaks", "_other").replace("1MiB", "1GiB")
+    pytest.importorskip("pytest_cov")
+    group = "@pytest.mark.xdist_group('one')\n    def "
+    keeps = BREAKS.replace("_breaks", "_keeps").replace("1MiB", "1GiB")
+    two = BREAKS + keeps.replace("def ", group)
     pytester.makepyfile(two)
     pytester.makeini(
         "[pytest]\naddopts = -n 2 --dist loadgroup --lf -m 'not slow' --basetemp=own"
+        " --import-mode=importlib --cov=. --cov-report=term\nfilterwarnings = error"
     )
     result = pytester.runpytest_subprocess("-k", "test_", "--junitxml=all.xml")
     result.assert_outcomes(passed=1, failed=1)
