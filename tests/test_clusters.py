@@ -2,16 +2,21 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
+from memplan.comparing.engines import Rehearsals
 from memplan.comparing.files import from_json
+from memplan.plan import TrainingPlan
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.slow
@@ -39,10 +44,12 @@ class Cluster:
                 start_new_session=True,
             )
 
-    def start_scheduler(self):
+    def start_scheduler(self, *words):
         file = self.folder / "scheduler.json"
         where = ("--host", "127.0.0.1", "--port", "0", "--dashboard-address", ":0")
-        self.start("scheduler", "scheduler", *where, "--scheduler-file", str(file))
+        self.start(
+            "scheduler", "scheduler", *where, *words, "--scheduler-file", str(file)
+        )
         wait_until(lambda: file.is_file() and file.read_text().endswith("}"))
         self.address = json.loads(file.read_text())["address"]
 
@@ -88,7 +95,7 @@ class Cluster:
         ]
 
     def elsewhere(self, model):
-        at = self.address.replace("tcp://", "dask://")
+        at = self.address.replace("tcp:", "dask:").replace("tls:", "dask+tls:")
         return self.command(model, "--executor", at)
 
     def started(self, words):
@@ -115,10 +122,10 @@ class Cluster:
 
 
 @contextmanager
-def cluster_of(folder, **variables):
+def cluster_of(folder, *words, **variables):
     cluster = Cluster(folder, **variables)
     try:
-        cluster.start_scheduler()
+        cluster.start_scheduler(*words)
         yield cluster
     finally:
         cluster.end()
@@ -180,6 +187,60 @@ def test_a_sweep_that_is_stopped_and_loses_a_worker_loses_nothing(model, tmp_pat
         here = cluster.run(cluster.command(model, "--jobs", "1"))
         assert here[:2] == (0, printed)
         assert cluster.kept() == after  # nothing was rehearsed here
+
+
+def test_nothing_is_rehearsed_for_one_who_is_dead(model, tmp_path):
+    with cluster_of(tmp_path) as cluster:
+        cluster.start_worker("only")
+        sweep = cluster.started(cluster.elsewhere(model))
+        cluster.until(sweep, lambda: cluster.rehearsals("only"))
+        sweep.kill()
+        sweep.communicate()
+        wait_until(lambda: not cluster.rehearsals("only"))
+        time.sleep(2)
+        assert not cluster.rehearsals("only")  # nor is the next one begun
+        assert cluster.processes["only"].poll() is None
+
+
+def test_who_has_the_certificate_is_let_in(model, tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl makes a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"),
+            *("-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    tls = "DASK_DISTRIBUTED__COMM__TLS__"
+    files = {f"{tls}CA_FILE": str(certificate)}
+    for role in ("SCHEDULER", "WORKER", "CLIENT"):
+        files |= {f"{tls}{role}__CERT": str(certificate), f"{tls}{role}__KEY": str(key)}
+    with cluster_of(tmp_path, "--protocol", "tls", **files) as cluster:
+        code, _, said = cluster.run(cluster.elsewhere(model))
+        assert (code, "has no workers" in error_in(said)) == (2, True)
+        files[f"{tls}CLIENT__CERT"] = str(tmp_path / "no.pem")
+        for variables, words in (
+            (files, "cannot be read: [Errno 2] No such file"),
+            ({}, "needs a certificate"),
+        ):
+            cluster.variables = {**os.environ, **variables}
+            code, _, said = cluster.run(cluster.elsewhere(model))
+            assert (code, words in error_in(said)) == (2, True)
+
+
+def test_processes_of_the_standard_library_are_an_executor(
+    model, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MEMPLAN_CACHE", str(tmp_path / "worker"))
+    plan = TrainingPlan(model=str(model))
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        engine = Rehearsals(folder=tmp_path / "asker", executor=executor)
+        [(_, report)] = engine.look([plan])
+    assert report.source == "rehearsed"
+    assert len([*tmp_path.glob("asker/*.json")]) == 1
 
 
 def test_a_scheduler_that_goes_away_is_one_sentence(model, tmp_path):

@@ -27,6 +27,7 @@ PATIENCE_S = 5
 """For a scheduler to answer."""
 NO_SCHEDULER = (OSError, ValueError, MemoryError, struct.error)
 """Nothing answers in time; or something else does, its words taken for lengths."""
+SETTINGS = "Name it and its key under distributed.comm.tls, as docs/executors.md shows."
 ALIVE = ("init", "running", "paused")
 """What a worker calls itself while it has a scheduler."""
 
@@ -87,10 +88,11 @@ def _client(address: str, name: str) -> Iterator[Any]:
         )
     from distributed import Client
 
+    secrets = _secrets(address)
     # What it has to say comes as an exception too.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
-        asyncio.run(asyncio.wait_for(_knock(address), PATIENCE_S))
+        asyncio.run(asyncio.wait_for(_knock(address, secrets), PATIENCE_S))
         client = Client(address, timeout=PATIENCE_S, set_as_default=False)
     except NO_SCHEDULER as error:
         raise ExecutorError(
@@ -113,15 +115,35 @@ def _client(address: str, name: str) -> Iterator[Any]:
         yield client
 
 
-async def _knock(address: str) -> None:
+def _secrets(address: str) -> dict[str, Any]:
+    """What Dask's own settings say of certificates.
+
+    Raises:
+        ExecutorError: they are needed, and not there.
+    """
+    from distributed import Security
+
+    try:
+        secrets: dict[str, Any] = Security().get_connection_args("client")
+    except OSError as error:
+        raise ExecutorError(
+            f"A certificate of Dask's settings cannot be read: {error}.", hint=SETTINGS
+        ) from error
+    if address.startswith("tls:") and secrets["ssl_context"] is None:
+        raise ExecutorError(
+            "dask+tls needs a certificate, and Dask's settings name none.",
+            hint=SETTINGS,
+        )
+    return secrets
+
+
+async def _knock(address: str, secrets: dict[str, Any]) -> None:
     """Shake hands with a scheduler: a client that fails to start takes its time to end.
 
     Raises what is in NO_SCHEDULER.
     """
-    from distributed import Security
     from distributed.comm import connect
 
-    secrets = Security().get_connection_args("client")
     comm = await connect(address, **secrets)
     await comm.close()
 
