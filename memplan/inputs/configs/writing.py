@@ -181,7 +181,7 @@ class _Rewriting:
             for draft in self.drafts:
                 draft.fields -= found.unsaid.keys()
             again = self._carried_out(thoroughly=False)
-            found = again if len(again.unsaid) <= len(found.unsaid) else found
+            found = again if again.unsaid.keys() <= found.unsaid.keys() else found
         return found
 
     def _best_for(self, name: str) -> Sequence["_Draft"]:
