@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from memplan.errors import MemplanError
     from memplan.estimate import estimate
     from memplan.plan import TrainingPlan
+    from memplan.recommend import recommend
     from memplan.recording import record
     from memplan.rehearse import rehearse, rehearse_program
     from memplan.report import MemoryReport, from_json, to_json
@@ -35,6 +36,7 @@ __all__ = [
     "phase",
     "profile",
     "profile_program",
+    "recommend",
     "record",
     "rehearse",
     "rehearse_program",
@@ -50,6 +52,7 @@ _MODULES = {
     "estimate": "memplan.estimate",
     "from_json": "memplan.report",
     "phase": "memplan.runner.marks",
+    "recommend": "memplan.recommend",
     "record": "memplan.recording",
     "profile": "memplan.profile",
     "profile_program": "memplan.profile",

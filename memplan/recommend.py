@@ -27,7 +27,8 @@ from memplan.hardware import Gpu, find_gpu
 from memplan.models import find_model
 from memplan.models.batch import seq_len_of
 from memplan.plan import TrainingPlan
-from memplan.searching.calibration import Efficiency, efficiency_of
+from memplan.searching.assumed import efficiency_lines, link_lines
+from memplan.searching.calibration import efficiency_of
 from memplan.searching.candidates import (
     SHARED,
     Cluster,
@@ -38,7 +39,7 @@ from memplan.searching.candidates import (
     recipes_of,
 )
 from memplan.searching.fastest import Candidate, Fastest, Shortage
-from memplan.searching.links import Links, read_links
+from memplan.searching.links import read_links
 from memplan.searching.needs import Needs, room_of
 from memplan.searching.prices import Price, Prices, read_prices
 from memplan.searching.ranking import dominator_of, ranked
@@ -260,10 +261,10 @@ class _Search:
         self, clusters: Iterable[Cluster], choices: Sequence[Choice]
     ) -> tuple[str, ...]:
         lines = [
-            f"{words}; nothing hides behind anything else"
-            for words in _efficiency_lines(self._efficiencies.values())
+            *efficiency_lines(self._efficiencies.values()),
+            *link_lines(clusters, self._links),
+            "no communication hides behind computing",
         ]
-        lines += _link_lines(clusters, self._links)
         if any(choice.throughput is None for choice in choices):
             lines.append(NOT_PREDICTED)
         lines.append(
@@ -316,27 +317,3 @@ def _usd_per_sample(throughput: Throughput | None, price: Price | None) -> float
     if throughput is None or price is None:
         return None
     return price.usd_per_hour / SECONDS_OF_AN_HOUR / throughput.samples_per_s
-
-
-def _efficiency_lines(efficiencies: Iterable[Efficiency]) -> list[str]:
-    """A line for each fraction that is taken, and how it is known."""
-    bases: dict[float, list[str]] = {}
-    for efficiency in efficiencies:
-        bases.setdefault(efficiency.fraction, []).append(efficiency.basis)
-    return [
-        f"cards and links reach {fraction:.0%} of their datasheets "
-        f"({'; '.join(dict.fromkeys(known))})"
-        for fraction, known in bases.items()
-    ]
-
-
-def _link_lines(clusters: Iterable[Cluster], links: Links) -> list[str]:
-    """A line for each link, and who exchanges over it."""
-    users: dict[str, list[str]] = {}
-    for cluster in clusters:
-        if cluster.num_gpus > 1:
-            name = links.of(cluster.gpu, cluster.num_gpus).name
-            users.setdefault(name, []).append(cluster.gpu.slug)
-    return [
-        f"{name}: {', '.join(dict.fromkeys(slugs))}" for name, slugs in users.items()
-    ]

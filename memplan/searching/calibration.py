@@ -18,8 +18,10 @@ A100 and 38 % of an H100's; Llama 3 reached 38 to 43 % (arXiv 2407.21783, table 
 class Efficiency:
     """Of one card."""
 
+    gpu: str
     fraction: float
-    basis: str
+    num_records: int = 0
+    """Measured ones, whose median it is; 0: it is assumed."""
 
 
 def efficiency_of(gpu: str, folder: Path | None = None) -> Efficiency:
@@ -34,7 +36,7 @@ def efficiency_of(gpu: str, folder: Path | None = None) -> Efficiency:
     """
     own = measured_folder()
     if folder is None and not own.is_dir():
-        return _assumed(gpu)
+        return Efficiency(gpu=gpu, fraction=EFFICIENCY)
     found = records_under(folder or own)
     ratios = [
         ratio
@@ -44,17 +46,9 @@ def efficiency_of(gpu: str, folder: Path | None = None) -> Efficiency:
         and (ratio := _reached(record)) is not None
     ]
     if not ratios:
-        return _assumed(gpu)
-    plural = "s" * (len(ratios) != 1)
+        return Efficiency(gpu=gpu, fraction=EFFICIENCY)
     return Efficiency(
-        fraction=statistics.median(ratios),
-        basis=f"the median of {len(ratios)} measured record{plural} of {gpu}",
-    )
-
-
-def _assumed(gpu: str) -> Efficiency:
-    return Efficiency(
-        fraction=EFFICIENCY, basis=f"assumed: no measured record of {gpu}"
+        gpu=gpu, fraction=statistics.median(ratios), num_records=len(ratios)
     )
 
 

@@ -114,7 +114,7 @@ def recipes_of(plan: TrainingPlan, tricks: Sequence[Trick]) -> tuple[Recipe, ...
 class _Way:
     tricks: tuple[Trick, ...]
     fields: frozenset[str]
-    """What they set."""
+    """Those of the plan that they speak of."""
 
 
 def _with(
@@ -124,7 +124,10 @@ def _with(
     change = change_of(trick, plan)
     if isinstance(change, str) or not way.fields.isdisjoint(change):
         return None
+    # What a trick wants as it is already is its own as well.
+    wanted = trick.changes(plan)
+    assert not isinstance(wanted, str), "it suits the plan"
     try:
-        return replace(plan, **change), way.fields | change.keys()
+        return replace(plan, **change), way.fields | wanted.keys()
     except MemplanError:
         return None

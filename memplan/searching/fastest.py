@@ -1,8 +1,10 @@
 """The fastest way to run on a cluster that fits, without asking about every candidate.
 
-What is proven leaves candidates out. A micro-batch takes no less memory than a smaller
-one; a sample takes the least time in the largest, so that a recipe has a bound which no
-micro-batch of it beats; and no optimizer takes less than the step beside it.
+What is proven leaves candidates out. A sample takes the least time in the largest
+micro-batch, so that a recipe has a bound which no micro-batch of it beats. No plan
+takes less than its model states, nor than its step beside the optimizer with the states
+of that. And a micro-batch takes no less memory than a smaller one, but for a MiB or two
+of the allocator's slack.
 """
 
 from bisect import bisect_left, bisect_right
@@ -170,7 +172,8 @@ class _Look:
     def _fits(self, recipe: Recipe, micro_batch: int) -> bool:
         plan = recipe.plan_on(self._cluster, self._share, micro_batch)
         self._room_bytes = room_of(plan)
-        for ask in (self._needs.least_bytes, self._needs.device_bytes):
+        needs = self._needs
+        for ask in (needs.standing_bytes, needs.least_bytes, needs.device_bytes):
             need = ask(plan)
             if isinstance(need, str):
                 self._reason = self._reason or need

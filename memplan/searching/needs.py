@@ -6,7 +6,7 @@ step holds besides its optimizer is one for all optimizers: a bound from below, 
 which it is traced once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from memplan.errors import MemplanError
@@ -70,8 +70,22 @@ class Needs:
         reserved = self._reserved[key]
         return reserved if isinstance(reserved, str) else reserved + _outside(plan)
 
+    def standing_bytes(self, plan: TrainingPlan) -> int | str:
+        """No less than the model states, whatever is computed again or kept where."""
+        plan = replace(
+            plan,
+            per_device_train_batch_size=1,
+            activation_checkpointing="none",
+            cross_entropy_chunks=1,
+            offload_activations=False,
+        )
+        return self._least_of(plan, _standing)
+
     def least_bytes(self, plan: TrainingPlan) -> int | str:
-        """No less than this: the step beside its optimizer, and the states of that."""
+        """No less than the step beside its optimizer, and the states of that."""
+        return self._least_of(plan, _highest)
+
+    def _least_of(self, plan: TrainingPlan, bound: Callable[[Step], int]) -> int | str:
         key = self._key(plan)
         # Of ZeRO-1 in PyTorch the optimizer decides which rank is the most loaded.
         if plan.zero_stage != 1 or plan.sharding != "fsdp2":
@@ -85,7 +99,7 @@ class Needs:
         if isinstance(step, str):
             return step
         beside = 0 if key.optim == plan.optim else _states_bytes(step, plan)
-        return _least(step) + beside + _outside(plan)
+        return bound(step) + beside + _outside(plan)
 
     def _key(self, plan: TrainingPlan) -> TrainingPlan:
         ranks = plan.num_gpus if plan.zero_stage else min(plan.num_gpus, 2)
@@ -140,8 +154,13 @@ def _states_bytes(step: Step, plan: TrainingPlan) -> int:
     return sum(p.count * sum(state_tensors(optimizer, p)) for p in step.updated)
 
 
-def _least(step: Step) -> int:
-    """Of the steady step: in a pass, or when the optimizer steps."""
+def _standing(step: Step) -> int:
+    """When the optimizer steps, without what that needs for a moment."""
+    states = step.weights.and_(step.gradients).and_(step.optimizer_states)
+    return states.block_bytes
+
+
+def _highest(step: Step) -> int:
+    """Of the passes of the steady step, and of that moment."""
     passes = (m.allocated for m in moments_of(step, 0) if m.phase != "optimizer")
-    standing = step.weights.and_(step.gradients).and_(step.optimizer_states)
-    return max(*passes, standing.block_bytes)
+    return max(*passes, _standing(step))

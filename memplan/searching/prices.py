@@ -26,7 +26,7 @@ STALE_DAYS = 180
 MOST_BYTES = MiB
 FORM = "Its form is that of profiles/prices: a provider, and a list of offers."
 _BUDGET = re.compile(
-    r"(?P<before>[^\d\s.,]*)\s*(?P<amount>\d+(?:\.\d+)?)\s*(?P<after>[^\d\s/]*)\s*"
+    r"(?P<before>[^\d\s.,+-]*)\s*(?P<amount>\d+(?:\.\d+)?)\s*(?P<after>[^\d\s/]*)\s*"
     r"/\s*(?:h|hr|hour)",
     re.IGNORECASE,
 )

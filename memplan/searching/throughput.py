@@ -4,7 +4,7 @@
             + the update, shared where states are, and what ranks exchange for it
 
 Work is counted as one card does it alone (`estimating/speed.py`), so that it is the
-same however many others there are. Nothing is taken to hide behind anything else. Both
+same however many others there are. No communication is taken to hide behind it. Both
 the card and its links are taken to reach one fraction of their datasheets, the
 efficiency.
 """
@@ -96,12 +96,10 @@ class Clock:
         self._efficiencies = efficiencies
         self._tokens = tokens_per_sample
         self._bases: dict[tuple[TrainingPlan, str, int], _Basis | None] = {}
+        self._ways_alone: dict[tuple[TrainingPlan, str], TrainingPlan] = {}
         self._counted: dict[tuple[TrainingPlan, int], _Counted | None] = {}
-
-    @property
-    def num_counted(self) -> int:
-        """Micro-batches whose work was counted."""
-        return len(self._counted)
+        self._updates: dict[tuple[TrainingPlan, str], Work] = {}
+        self._exchanged: dict[tuple[TrainingPlan, str, int, int], Traffic] = {}
 
     def step_s(
         self, recipe: Recipe, cluster: Cluster, share: int, micro_batch: int
@@ -184,27 +182,47 @@ class Clock:
         waits = plan.offload_optimizer or plan.offload_parameters
         if waits or plan.offload_activations or find_optimizer(plan.optim).is_paged:
             return None
-        alone = replace(
-            plan,
-            gpu=cluster.gpu.slug,
-            optim="sgd",
-            num_gpus=1,
-            zero_stage=0,
-            sharding="fsdp2",
-        )
+        alone = self._alone(plan, cluster.gpu.slug)
         counted = self._count(alone, 1)
         if counted is None:
             return None
-        whole = counted_update(
-            replace(alone, optim=plan.optim), trained(counted.parameters)
-        )
+        update_s = self._update_s(alone, plan.optim, counted)
         return _Basis(
             alone=alone,
-            update_s=whole.seconds / (cluster.num_gpus if plan.zero_stage else 1),
-            traffic=traffic_of(plan, cluster.num_gpus, counted.parameters),
+            update_s=update_s / (cluster.num_gpus if plan.zero_stage else 1),
+            traffic=self._traffic(alone, plan, cluster.num_gpus, counted),
             bytes_per_s=self._links.of(cluster.gpu, cluster.num_gpus).bytes_per_s,
             efficiency=self._efficiencies[cluster.gpu.slug].fraction,
         )
+
+    def _alone(self, plan: TrainingPlan, gpu: str) -> TrainingPlan:
+        key = plan, gpu
+        if key not in self._ways_alone:
+            self._ways_alone[key] = replace(
+                plan,
+                gpu=gpu,
+                optim="sgd",
+                num_gpus=1,
+                zero_stage=0,
+                sharding="fsdp2",
+            )
+        return self._ways_alone[key]
+
+    def _update_s(self, alone: TrainingPlan, optim: str, counted: _Counted) -> float:
+        """Of one rank that updates everything."""
+        key = alone, optim
+        if key not in self._updates:
+            own = trained(counted.parameters)
+            self._updates[key] = counted_update(replace(alone, optim=optim), own)
+        return self._updates[key].seconds
+
+    def _traffic(
+        self, alone: TrainingPlan, plan: TrainingPlan, num_ranks: int, counted: _Counted
+    ) -> Traffic:
+        key = alone, plan.sharding, plan.zero_stage, num_ranks
+        if key not in self._exchanged:
+            self._exchanged[key] = traffic_of(plan, num_ranks, counted.parameters)
+        return self._exchanged[key]
 
     def _count(self, alone: TrainingPlan, micro_batch: int) -> _Counted | None:
         key = alone, micro_batch

@@ -7,6 +7,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from memplan.searching.recommendation import Choice, Loser, Recommendation
+from memplan.searching.throughput import Throughput
 from memplan.units import format_gib
 from memplan.views.command import command_of
 from memplan.views.tables import figures_table, gib, labelled, print_lines
@@ -46,12 +47,14 @@ def _verdict(found: Recommendation) -> list[Text]:
     batch = f"{found.global_batch} samples a step"
     if best is None:
         run = f"{found.plan.model}, {batch}"
-        return [Text.assemble(("nothing fits", "bold red"), f"  {run}")]
+        all_dear = all(one.lost == "over budget" for one in found.clusters_lost)
+        verdict = "over budget" if all_dear else "nothing fits"
+        return [Text.assemble((verdict, "bold red"), f"  {run}")]
     run = f"{found.plan.model}, {batch}, on {best.cluster}"
     lines = [Text.assemble(("recommended", "bold green"), f"  {run}")]
-    lines.append(Text(f"{_way(best)}"))
+    lines.append(Text(_way(best)))
     if best.throughput is not None:
-        rates = f"{_rate(best.throughput.samples_per_s)} samples/s"
+        rates = f"{_rate(best.throughput)} samples/s"
         if best.throughput.tokens_per_s is not None:
             rates += f", {best.throughput.tokens_per_s:,.0f} tokens/s"
         lines.append(Text(f"{rates}{_cost(best)}"))
@@ -62,31 +65,35 @@ def _cost(choice: Choice) -> str:
     if choice.price is None:
         return "; no price"
     hourly = f"; {choice.price.usd_per_hour:.2f} USD/h at {choice.price.provider}"
-    million = choice.usd_per_million_tokens
-    if million is not None:
-        return f"{hourly}, {million:.2f} USD a million tokens"
-    return f"{hourly}, {choice.usd_per_million_samples:.2f} USD a million samples"
+    if choice.usd_per_million_tokens is not None:
+        return f"{hourly}, {_usd(choice.usd_per_million_tokens)} USD a million tokens"
+    if choice.usd_per_million_samples is not None:
+        return f"{hourly}, {_usd(choice.usd_per_million_samples)} USD a million samples"
+    return hourly
 
 
 def _choices(choices: Sequence[Choice]) -> RenderableType:
-    unit = "tokens" if choices[0].usd_per_million_tokens is not None else "samples"
+    has_tokens = any(one.throughput and one.throughput.tokens_per_s for one in choices)
+    unit = "tokens" if has_tokens else "samples"
     has_runs = any(choice.confirmed for choice in choices)
-    headings = ["samples/s", "MFU", "USD/h", f"USD/M {unit}", "GiB", "front"]
-    table = figures_table("cluster", *headings, *(["rehearsed"] if has_runs else []))
+    last = "rehearsed" if has_runs else "MFU"
+    headings = ("samples/s", "USD/h", f"USD/M {unit}", "front", "GiB", last)
+    table = figures_table("cluster", *headings)
     for number, choice in enumerate(choices, 1):
-        row = [*_speed(choice), *_price(choice), gib(choice.need_bytes)]
-        row.append("*" if choice.is_on_front else "")
-        if has_runs:
-            row.append(_rehearsed(choice))
-        table.add_row(f"{number}. {choice.cluster}", *row)
+        table.add_row(
+            f"{number}. {choice.cluster}",
+            "-" if choice.throughput is None else _rate(choice.throughput),
+            *_price(choice),
+            "*" if choice.is_on_front else "",
+            gib(choice.need_bytes),
+            _rehearsed(choice) if has_runs else _of_peak(choice),
+        )
     return Padding(table, INDENT)
 
 
-def _speed(choice: Choice) -> tuple[str, str]:
+def _of_peak(choice: Choice) -> str:
     found = choice.throughput
-    if found is None:
-        return "-", "-"
-    return _rate(found.samples_per_s), f"{found.of_peak_fraction:.0%}"
+    return "-" if found is None else f"{found.of_peak_fraction:.0%}"
 
 
 def _price(choice: Choice) -> tuple[str, str]:
@@ -96,7 +103,7 @@ def _price(choice: Choice) -> tuple[str, str]:
     if million is None:
         million = choice.usd_per_million_samples
     hourly = f"{choice.price.usd_per_hour:.2f}" + ("!" if choice.is_stale else "")
-    return hourly, "-" if million is None else f"{million:.2f}"
+    return hourly, "-" if million is None else _usd(million)
 
 
 def _rehearsed(choice: Choice) -> str:
@@ -118,11 +125,18 @@ def _ways(choices: Sequence[Choice]) -> RenderableType:
 
 
 def _way(choice: Choice) -> str:
-    """`bf16-mixed, adamw-8bit; 2 samples x 16 accumulated x 8 GPUs`."""
+    """`bf16-mixed, adamw-8bit: 2 samples x 16 micro-batches x 8 GPUs`."""
     plan = choice.plan
-    tricks = ", ".join(choice.tricks) or "the plan as it is"
-    batch, times = plan.per_device_train_batch_size, plan.gradient_accumulation_steps
-    return f"{tricks}; {batch} x {times} accumulated x {choice.num_gpus} GPUs"
+    factors = (
+        _counted(plan.per_device_train_batch_size, "sample", "samples"),
+        _counted(plan.gradient_accumulation_steps, "micro-batch", "micro-batches"),
+        _counted(choice.num_gpus, "GPU", "GPUs"),
+    )
+    return f"{', '.join(choice.tricks) or 'as it is'}: {' x '.join(factors)}"
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def _losers(losers: Iterable[Loser]) -> RenderableType:
@@ -144,19 +158,22 @@ def _facts(found: Recommendation, shown: Sequence[Choice]) -> RenderableType:
     )
     return labelled(
         ("Searched", [counted, ", ".join(found.tricks)]),
-        ("Prices", _prices(shown)),
+        ("Prices", _prices(found, shown)),
         ("Rehearsed", _runs(shown)),
         ("Assumed", found.assumptions),
         ("Next", [_next(found)]),
     )
 
 
-def _prices(choices: Sequence[Choice]) -> list[str]:
+def _prices(found: Recommendation, choices: Sequence[Choice]) -> list[str]:
     """Where they are from, each once."""
+    unknown = "no price; it is ranked by throughput alone"
+    if found.budget_usd_per_hour is not None:
+        unknown += ", and may be over the budget"
     lines: dict[str, None] = {}
     for choice in choices:
         if choice.price is None:
-            lines[f"{choice.gpu}: no price; it is ranked by throughput alone"] = None
+            lines[f"{choice.gpu}: {unknown}"] = None
             continue
         stale = "! stale, " if choice.is_stale else ""
         price = choice.price
@@ -183,17 +200,21 @@ def _runs(choices: Sequence[Choice]) -> list[str]:
 def _next(found: Recommendation) -> str:
     best = found.best
     if best is None:
-        return (
-            "memplan recommend with other cards (--gpus), or more tricks (--allow all)"
-        )
+        return "other cards (--gpus), more tricks (--allow all), or another --budget"
     if best.confirmed is not None:
         return command_of(best.plan, "profile")
     return command_of(best.plan, "rehearse")
 
 
-def _rate(per_s: float) -> str:
-    """Three digits that count."""
+def _rate(found: Throughput) -> str:
+    """Samples a second, in three digits that count."""
+    per_s = found.samples_per_s
     return f"{per_s:.3g}" if per_s < 100 else f"{per_s:,.0f}"
+
+
+def _usd(amount: float) -> str:
+    """Cents, or of less than a dollar two digits that count."""
+    return f"{amount:.2g}" if amount < 1 else f"{amount:,.2f}"
 
 
 def _without_repeats(
