@@ -22,6 +22,7 @@ from memplan.inputs.configs.axolotl_keys import (
 from memplan.inputs.configs.bitsandbytes import read_quantization
 from memplan.inputs.configs.deepspeed import DEEPSPEED
 from memplan.inputs.configs.format import Document, Keys, Reading, Source, wrong
+from memplan.inputs.configs.losses import CHUNKS, say_chunks
 from memplan.inputs.configs.names import LONG_DTYPES, model_name, say_optimizer
 from memplan.inputs.configs.peft import DEFAULT_RANK, read_targets
 from memplan.inputs.configs.section import Section, decide
@@ -254,11 +255,9 @@ def _read_activations(run: Section, reading: Reading) -> None:
         _flag_or_auto(run, "torch_compile"),
         False,
     )
+    chunks = run.count("chunked_cross_entropy_num_chunks") or CHUNKS
     if run.flag("chunked_cross_entropy"):
-        chunks = run.count("chunked_cross_entropy_num_chunks") or 8
-        reading.say("chunked_cross_entropy", cross_entropy_chunks=chunks)
-        what = "logits that a chunk keeps for its backward are counted as made anew"
-        reading.miss("chunked_cross_entropy", what)
+        say_chunks(reading, "chunked_cross_entropy", chunks)
 
 
 def _flag_or_auto(run: Section, name: str) -> bool | None:
@@ -299,6 +298,8 @@ def _read_sharding(run: Section, source: Source, reading: Reading) -> None:
     named = run.value("deepspeed")
     if isinstance(named, str) and named:
         opened = source.named(named)
+        if not DEEPSPEED.knows(opened.document):
+            raise wrong("deepspeed", named, "name a configuration of DeepSpeed")
         reading.adopt(DEEPSPEED.read(opened), opened.file)
     elif named:
         inner = dict(run.section("deepspeed").values)

@@ -6,6 +6,7 @@ from typing import Any
 from memplan.formulas.setting import ALL_LINEAR
 from memplan.inputs.configs.deepspeed import DEEPSPEED
 from memplan.inputs.configs.format import Keys
+from memplan.inputs.configs.losses import has_formula
 from memplan.inputs.configs.names import (
     NOT_OF_THE_TRAINER,
     hub_name,
@@ -51,9 +52,7 @@ def keys_of(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
         keys[("revision_of_model",)] = plan.revision
     if plan.seq_len is not None:
         keys[("sequence_len",)] = plan.seq_len
-    if plan.cross_entropy_chunks > 1:
-        keys[("chunked_cross_entropy",)] = True
-        keys[("chunked_cross_entropy_num_chunks",)] = plan.cross_entropy_chunks
+    keys |= _loss(plan, document)
     keys |= _optimizer(plan, document) | _precision(plan, document)
     keys |= _activations(plan, document) | _attention(plan, document)
     return keys | _trained(plan) | _sharding(plan, document)
@@ -65,6 +64,16 @@ def _optimizer(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
     if is_said or plan.optim in NOT_OF_THE_TRAINER:
         return kept(document, ("optimizer",))
     return {("optimizer",): trainer_optimizer_name(plan.optim)}
+
+
+def _loss(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
+    name = "chunked_cross_entropy"
+    switch, chunks = (name,), (f"{name}_num_chunks",)
+    if not has_formula(plan.zero_stage, plan.sharding):
+        return kept(document, switch, chunks)
+    if plan.cross_entropy_chunks == 1:
+        return {}
+    return {switch: True, chunks: plan.cross_entropy_chunks}
 
 
 def _precision(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:

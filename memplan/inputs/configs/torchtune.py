@@ -9,6 +9,7 @@ from typing import Any
 
 from memplan.inputs.configs import harmless
 from memplan.inputs.configs.format import Document, Keys, Reading, Source, wrong
+from memplan.inputs.configs.losses import CHUNKS, say_chunks
 from memplan.inputs.configs.names import say_optimizer
 from memplan.inputs.configs.section import Section, decide
 from memplan.inputs.configs.torchtune_keys import (
@@ -24,8 +25,6 @@ from memplan.inputs.configs.torchtune_keys import (
 )
 from memplan.plan import TrainingPlan
 
-CHUNKS = 8
-"""`num_output_chunks` of both losses."""
 OF_FSDP = ("fsdp_cpu_offload", "fsdp_reshard_after_forward", "custom_sharded_layers")
 """Keys that only recipes for several GPUs have, which shard by FSDP2."""
 
@@ -52,8 +51,8 @@ class Torchtune:
         _read_precision(recipe, reading)
         _read_optimizer(recipe, reading)
         _read_activations(recipe, reading)
-        _read_loss(recipe, reading)
         _read_sharding(recipe, reading)
+        _read_loss(recipe, reading)
         for key in recipe.left(harmless.TORCHTUNE):
             reading.miss(key)
         return reading
@@ -200,9 +199,7 @@ def _read_loss(recipe: Section, reading: Reading) -> None:
     name = (path or "").rpartition(".")[2]
     if name in CHUNKED:
         chunks = loss.count("num_output_chunks") or CHUNKS
-        reading.say("loss._component_", cross_entropy_chunks=chunks)
-        what = "logits that a chunk keeps for its backward are counted as made anew"
-        reading.miss("loss._component_", what)
+        say_chunks(reading, "loss._component_", chunks)
     elif name in ("", WHOLE):
         decide(reading, "loss._component_", "cross_entropy_chunks", 1 if name else None)
     else:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from memplan.inputs.configs.format import Keys
+from memplan.inputs.configs.losses import has_formula
 from memplan.inputs.configs.section import kept
 from memplan.plan import TrainingPlan
 
@@ -191,6 +192,8 @@ def _loss(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
         return {}
     path = there.get("_component_")
     is_chunked = str(path).rpartition(".")[2] in CHUNKED
+    if not has_formula(plan.zero_stage, plan.sharding):
+        return kept(document, *(("loss", key) for key in there))
     if plan.cross_entropy_chunks > 1:
         usual = f"torchtune.modules.loss.{CHUNKED[0]}"
         return {

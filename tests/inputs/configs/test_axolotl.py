@@ -4,7 +4,7 @@ import copy
 
 import config_laws as laws
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from memplan.errors import ConfigError
@@ -58,6 +58,8 @@ class TestRealFiles:
         said = AXOLOTL.read(source_of(file)).fields
         if change.items() <= said.items():
             pytest.skip("It says so already.")
+        if "cross_entropy_chunks" in change and said.get("zero_stage"):
+            pytest.skip("Beside weights in shards parts have no formula.")
         laws.changes(AXOLOTL, file, **change)
 
     @pytest.mark.parametrize(
@@ -331,6 +333,7 @@ def plans(draw):
             "frozen_dtype": frozen,
         }
     tensor, context = (draw(st.sampled_from([1, 2])) for _ in range(2))
+    chunks = 1 if stage else draw(st.integers(1, 16))
     return TrainingPlan(
         model=draw(st.sampled_from(["llama-2-7b", "gpt2", "some/model", "./here"])),
         per_device_train_batch_size=draw(st.integers(1, 64)),
@@ -344,7 +347,7 @@ def plans(draw):
         attn_implementation=draw(
             st.sampled_from(["auto", "eager", "flash", "efficient"])
         ),
-        cross_entropy_chunks=draw(st.integers(1, 16)),
+        cross_entropy_chunks=chunks,
         torch_compile=draw(st.booleans()),
         num_gpus=8,
         tensor_parallel=tensor,
@@ -366,7 +369,6 @@ SAID = (
 )
 
 
-@settings(max_examples=300)
 @given(plan=plans())
 def test_a_plan_comes_back(plan):
     said = SAID
@@ -381,7 +383,6 @@ def test_a_plan_comes_back(plan):
     laws.comes_back(AXOLOTL, plan, said=said)
 
 
-@settings(max_examples=200)
 @given(data=st.data())
 def test_hostile_files_are_survived(data):
     values = st.recursive(

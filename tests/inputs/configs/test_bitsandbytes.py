@@ -4,7 +4,7 @@ import json
 
 import config_laws as laws
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from memplan.errors import ConfigError
@@ -139,7 +139,6 @@ def test_a_plan_comes_back(quantization, precision, document):
     laws.comes_back(BITSANDBYTES, plan, said=("quantization",), document=document)
 
 
-@settings(max_examples=200)
 @given(
     document=st.dictionaries(
         st.sampled_from([*sorted(KNOWN), "quantization_config", "model_type"]),

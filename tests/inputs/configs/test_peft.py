@@ -4,7 +4,7 @@ import json
 
 import config_laws as laws
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from memplan.errors import ConfigError
@@ -147,7 +147,6 @@ def test_a_plan_comes_back(plan):
     laws.comes_back(PEFT, plan, said=said)
 
 
-@settings(max_examples=200)
 @given(
     document=st.dictionaries(
         st.sampled_from(sorted({key for file in FILES for key in load(file)})),

@@ -4,7 +4,7 @@ import copy
 
 import config_laws as laws
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from memplan.errors import ConfigError
@@ -314,7 +314,6 @@ def test_a_plan_comes_back(plan):
     laws.comes_back(TORCHTITAN, plan, said=SAID)
 
 
-@settings(max_examples=200)
 @given(data=st.data())
 def test_hostile_jobs_are_survived(data):
     """Tables and keys that are known, with anything in them."""

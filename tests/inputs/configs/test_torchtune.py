@@ -4,7 +4,7 @@ import copy
 
 import config_laws as laws
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from memplan.errors import ConfigError
@@ -57,6 +57,8 @@ class TestRealFiles:
             pytest.skip("It says so already.")
         if "alpha" in file.name and change.keys() & OF_ARGUMENTS:
             pytest.skip("Components took no arguments then.")
+        if "cross_entropy_chunks" in change and said.get("zero_stage"):
+            pytest.skip("Beside weights in shards parts have no formula.")
         laws.changes(TORCHTUNE, file, **change)
 
     @pytest.mark.parametrize(
@@ -117,9 +119,11 @@ class TestVersions:
         assert reading.open_fields == {"num_gpus"}
         assert listed(reading) == [
             "dataset.packed",
-            "loss._component_",
             "custom_sharded_layers",
+            "loss._component_",
         ]
+        # A loss in parts has no formula beside weights in shards.
+        assert "cross_entropy_chunks" not in reading.fields
 
 
 class TestWhatItSays:
@@ -209,6 +213,7 @@ def plans(draw):
     stage = draw(st.sampled_from([0, 2, 3]))
     offloads = stage == 3 and draw(st.booleans())
     tensor, context = (draw(st.sampled_from([1, 2])) for _ in range(2))
+    chunks = 1 if stage else draw(st.integers(1, 16))
     return TrainingPlan(
         model=draw(st.sampled_from(sorted(set(PRESETS.values())))),
         per_device_train_batch_size=draw(st.integers(1, 64)),
@@ -225,7 +230,7 @@ def plans(draw):
             st.sampled_from(["none", "full", "selective", "every-2"])
         ),
         offload_activations=draw(st.booleans()),
-        cross_entropy_chunks=draw(st.integers(1, 16)),
+        cross_entropy_chunks=chunks,
         torch_compile=draw(st.booleans()),
         num_gpus=8,
         tensor_parallel=tensor,
@@ -240,7 +245,7 @@ def plans(draw):
 SAID = (
     *("model", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("seq_len", "max_grad_norm", "precision", "optim", "activation_checkpointing"),
-    *("offload_activations", "cross_entropy_chunks", "torch_compile"),
+    *("offload_activations", "torch_compile"),
 )
 
 
@@ -252,7 +257,6 @@ def test_a_plan_comes_back(plan):
     laws.comes_back(TORCHTUNE, plan, said=said)
 
 
-@settings(max_examples=200)
 @given(data=st.data())
 def test_hostile_recipes_are_survived(data):
     values = st.recursive(
