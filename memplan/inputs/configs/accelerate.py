@@ -56,7 +56,7 @@ class _Accelerate:
         _read_fsdp(document, kind, reading)
         _read_deepspeed(document, kind, source, reading)
         if kind == "MULTI_GPU":
-            reading.say("distributed_type", zero_stage=0)
+            reading.suppose("distributed_type", zero_stage=0)
         _read_parallelism(document, reading)
         _read_dynamo(document, reading)
         for key in document.left(harmless.ACCELERATE):

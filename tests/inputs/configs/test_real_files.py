@@ -65,8 +65,8 @@ EXPECTED = {
         "FSDP1",
     ),
     "accelerate/0.5-fp16.yaml": (
-        {"num_gpus": 2, "zero_stage": 0},
-        {"precision": "fp16-mixed"},
+        {"num_gpus": 2},
+        {"zero_stage": 0, "precision": "fp16-mixed"},
         "",
     ),
     "accelerate/1.10-nd.yaml": (
@@ -146,8 +146,8 @@ EXPECTED = {
         "FSDP1",
     ),
     "accelerate/trl-multi-gpu.yaml": (
-        {"num_gpus": 8, "zero_stage": 0},
-        {"precision": "bf16-mixed"},
+        {"num_gpus": 8},
+        {"zero_stage": 0, "precision": "bf16-mixed"},
         "",
     ),
     "deepspeed/accelerate-zero-stage1.json": (
