@@ -7,6 +7,7 @@ import typer
 from memplan.cli.catalogues import env, gpus, models
 from memplan.cli.check import check
 from memplan.cli.compare import compare
+from memplan.cli.config import config
 from memplan.cli.diff import diff
 from memplan.cli.estimate import estimate
 from memplan.cli.fit import fit
@@ -66,6 +67,7 @@ app.command()(recommend)
 app.command()(worst_batch)
 app.command()(check)
 app.command()(fit)
+app.command()(config)
 app.command()(show)
 app.command()(gather)
 app.command()(diff)

@@ -3,7 +3,7 @@
 import inspect
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -16,9 +16,13 @@ from memplan.cli.output import (
     chosen,
     emit,
 )
-from memplan.cli.plan_flags import given, takes_plan
+from memplan.cli.plan_flags import asked, takes_plan
 from memplan.cli.program import check_one_card, plan_of, say
 from memplan.cli.values import parse_targets
+from memplan.errors import CommandError
+
+if TYPE_CHECKING:
+    from memplan.fit import Fit
 
 SEARCH = "The search"
 FILES = "The files"
@@ -103,9 +107,13 @@ def fit(
     from memplan.fit import fit as run
     from memplan.tricks.catalogue import ALL
 
-    fields = given(flags)
-    check_one_card(fields, "search")
-    plan = plan_of(fields, [], "fit")
+    of_user = asked(flags)
+    check_one_card(of_user.fields, "search")
+    plan = plan_of(of_user.fields, [], "fit")
+    if (patch is not None or write) and not of_user.files:
+        raise CommandError(
+            "There are no files to change.", hint="Name them with --config."
+        )
     for file in (output, patch):
         check_output(file, force=force)
     found = run(
@@ -114,6 +122,7 @@ def fit(
         tricks=tricks or (ALL,),
         by=by.value,
         most=up_to or MOST,
+        asked=of_user,
         say=say,
     )
     if output is not None:
@@ -127,8 +136,30 @@ def fit(
             from memplan.views.fit import show_fit
 
             show_fit(found)
+    _change_files(found, patch, write=write, force=force)
     if found.value is None:
         raise typer.Exit(1)
+
+
+def _change_files(
+    found: "Fit", patch: Path | None, *, write: bool, force: bool
+) -> None:
+    """Put the largest value into the user's files, or write that as a patch of them."""
+    if patch is None and not write:
+        return
+    if found.rewriting is None:
+        say("No file is changed: nothing fits.")
+        return
+    if patch is not None:
+        emit(found.rewriting.diff, patch, force=force)
+    if write:
+        for change in found.rewriting.changes:
+            change.write()
+            say(f"{change.file} changed")
+    if not found.rewriting.changes:
+        say("The files stay as they are.")
+    for words in found.rewriting.unsaid_words:
+        say(f"no file has a key for {words}")
 
 
 def field_of(name: str) -> str:

@@ -30,6 +30,8 @@ def words_of(field: str, value: Any) -> list[str]:
     flag = _FLAGS.get(field, f"--{field.replace('_', '-')}")
     if value is True:
         return [flag]
+    if value is False:
+        return [flag.replace("--", "--no-", 1)]
     if isinstance(value, tuple):
         return [flag, ",".join(value)]
     return [flag, str(value)]

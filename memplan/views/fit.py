@@ -7,7 +7,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from memplan.estimating.changes import as_flags
 from memplan.fit import Change, Fit
 from memplan.report import MemoryReport
 from memplan.units import format_gib
@@ -158,24 +157,25 @@ def _speed(change: Change) -> str:
 
 
 def _patches(found: Fit) -> list[tuple[str, str]]:
-    """That of the largest value, and that of the change that costs least."""
+    """That of the largest value, and of the change that costs least and is all there."""
     patches = []
     if found.rewriting is not None and found.rewriting.diff:
         title = f"The files with {found.field} {found.value}"
         patches.append((title, found.rewriting.diff))
-    first = next(iter(found.changes), None)
-    if first is not None and first.rewriting is not None and first.rewriting.diff:
-        title = f"The files with {first.trick}, {found.field} {first.value}"
-        patches.append((title, first.rewriting.diff))
+    for change in found.changes:
+        rewriting = change.rewriting
+        if rewriting is not None and rewriting.diff and not rewriting.unsaid:
+            title = f"The files with {change.trick}, {found.field} {change.value}"
+            return [*patches, (title, rewriting.diff)]
     return patches
 
 
 def _facts(found: Fit) -> RenderableType:
-    unsaid = found.rewriting.unsaid if found.rewriting is not None else {}
+    unsaid = found.rewriting.unsaid_words if found.rewriting is not None else ()
     more = len(found.changes) - MOST_CHANGES
     return labelled(
         ("More", [f"{more} other changes are in the JSON"] if more > 0 else []),
-        ("Not in files", [as_flags({name: v}) for name, v in unsaid.items()]),
+        ("No key for", unsaid),
         ("Assumed", found.assumptions),
         ("Next", [next_command(found)]),
     )

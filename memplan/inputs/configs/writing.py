@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from memplan.errors import ConfigError, MemplanError
+from memplan.estimating.changes import Fields, as_flags
 from memplan.files import whole_file
 from memplan.inputs.configs.documents import parse, text_of
 from memplan.inputs.configs.editing import dumped, edited
 from memplan.inputs.configs.format import Document, Format, Keys, Reading, Source, at
 from memplan.inputs.configs.reading import Asked, fields_of, format_of, source_of
 from memplan.plan import TrainingPlan
-
-Fields = dict[str, Any]
 
 OF_THE_COMMAND = frozenset(
     {
@@ -114,9 +113,24 @@ class Rewriting:
     """Fields of the plan that none of the files has a key for."""
 
     @property
+    def unsaid_words(self) -> tuple[str, ...]:
+        """What is typed in their place."""
+        return unsaid_words(self.unsaid)
+
+    @property
     def diff(self) -> str:
         """Of all of them, as `patch -p0` takes it."""
         return "".join(change.diff for change in self.changes)
+
+
+def unsaid_words(unsaid: Fields) -> tuple[str, ...]:
+    """Fields as flags; what is left to the model has none, and is said so."""
+    return tuple(
+        f"an open {name.replace('_', '-')}"
+        if value in (None, ())
+        else as_flags({name: value})
+        for name, value in unsaid.items()
+    )
 
 
 def written(plan: TrainingPlan, kind: Format) -> tuple[str, Fields]:
