@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memplan.check import check
     from memplan.compare import compare
     from memplan.diff import diff
     from memplan.errors import MemplanError
@@ -29,6 +30,7 @@ __all__ = [
     "MemoryReport",
     "MemplanError",
     "TrainingPlan",
+    "check",
     "compare",
     "diff",
     "estimate",
@@ -47,6 +49,7 @@ _MODULES = {
     "MemoryReport": "memplan.report",
     "MemplanError": "memplan.errors",
     "TrainingPlan": "memplan.plan",
+    "check": "memplan.check",
     "compare": "memplan.compare",
     "diff": "memplan.diff",
     "estimate": "memplan.estimate",

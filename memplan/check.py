@@ -1,6 +1,6 @@
 """Does a plan fit, for a script that has to decide: fits, does not, cannot say.
 
-    found = check(TrainingPlan(model="llama-2-7b", gpu="a100-40gb"))
+    found = memplan.check(TrainingPlan(model="llama-2-7b", gpu="a100-40gb"))
     sys.exit(found.exit_code)
 
 An estimate is not sure of everything, and says so: what PyTorch reserves beside the
@@ -11,14 +11,14 @@ lets nothing of that pass; `lower_bound` fails only on what certainly cannot fit
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from typing import Any, Literal
 
 from memplan.errors import MemplanError, PlanError
 from memplan.estimate import estimate
 from memplan.estimating.card import card_of
-from memplan.estimating.changes import command_words
+from memplan.estimating.changes import Fields, as_flags, command_words
 from memplan.plan import TrainingPlan
 from memplan.report import MemoryReport
 from memplan.units import format_gib
@@ -223,19 +223,26 @@ def _fix(plan: TrainingPlan) -> Fix | None:
         found = compare(plan)
     except MemplanError:  # a parameter count, or a model without a formula
         return None
-    alone = {variant.tricks[-1]: variant for variant in found.alone}
     if found.gentlest is not None:
-        chosen = [alone[found.gentlest]]
+        [chosen] = [one for one in found.alone if one.tricks == (found.gentlest,)]
     elif found.fits_after is not None:
-        chosen = list(found.greedy[: found.fits_after])
+        chosen = found.greedy[found.fits_after - 1]
     else:
         return None
-    last = chosen[-1]
-    changed = last.report.plan
+    changed = chosen.report.plan
     assert changed is not None
     return Fix(
-        tricks=last.tricks,
-        flags=" ".join(variant.flags for variant in chosen),
+        tricks=chosen.tricks,
+        flags=as_flags(_difference(plan, changed)),
         command=shlex.join(command_words(changed, "check")),
-        device_bytes=last.need_bytes,
+        device_bytes=chosen.need_bytes,
     )
+
+
+def _difference(plan: TrainingPlan, changed: TrainingPlan) -> Fields:
+    """Of one trick, or of several of which the later take the place of earlier ones."""
+    return {
+        item.name: getattr(changed, item.name)
+        for item in fields(plan)
+        if getattr(changed, item.name) != getattr(plan, item.name)
+    }

@@ -26,8 +26,8 @@ from memplan.runner.launch import Outcome, Program, launch
 from memplan.running.run import check_allocator
 from memplan.virtual import virtual_environment
 
-LAST_LINES = 30
-"""Of what a process printed that left without reports."""
+MOST_LINES = 20
+"""At the beginning and at the end of what a process printed that left no reports."""
 
 
 def why_not(limit: Limit) -> str:
@@ -168,7 +168,9 @@ def _report(item: pytest.Item, data: dict[str, Any]) -> pytest.TestReport:
 def _without_end(folder: Path, outcome: Outcome, not_collected: str) -> str:
     if not_collected:
         return f"the test could not be collected to be rehearsed:\n{not_collected}"
-    lines = _output(folder).splitlines()[-LAST_LINES:]
+    lines = _output(folder).splitlines()
+    if len(lines) > 2 * MOST_LINES:
+        lines = [*lines[:MOST_LINES], "...", *lines[-MOST_LINES:]]
     return "\n".join(
         [
             "the rehearsal of the test ended without a result, with exit code "
@@ -197,5 +199,8 @@ def _torn_down(
 
 
 def _report_of(item: pytest.Item, call: pytest.CallInfo[Any]) -> pytest.TestReport:
-    """Of what went wrong here."""
-    return pytest.TestReport.from_item_and_call(item, call)
+    """Of what went wrong here; where in memplan a test was given up says nothing."""
+    report = pytest.TestReport.from_item_and_call(item, call)
+    if call.excinfo is not None and call.excinfo.errisinstance(pytest.fail.Exception):
+        report.longrepr = str(call.excinfo.value)
+    return report
