@@ -5,6 +5,7 @@ Sources: torchtitan 0.2.2, `config/job_config.py` and `distributed/`; its TOML f
 """
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 from memplan.inputs.configs import harmless
@@ -43,6 +44,8 @@ MOVES_MEMORY = {
     "disable_loss_parallel": "logits are counted as divided",
 }
 """Keys of parallelism that no field says; what is counted instead."""
+MODEL_PARALLEL = ("tensor", "pipeline", "context")
+CONVERTED = "layers that are converted are counted as they were"
 REDUCED_IN_FP32 = (
     "float32, in which gradients are reduced; the formula reduces them in bf16"
 )
@@ -73,22 +76,43 @@ class _Job:
 
     def __init__(self, document: Document) -> None:
         self.document = document
-        whole = Section(document)
-        self.tables = {name: whole.section(name) for name in sorted(TABLES)}
-        self.whole = whole
+        self.whole = Section(document)
+        self.tables = {name: self.whole.section(name) for name in sorted(TABLES)}
         self.reading = Reading()
+        self.degrees: dict[str, int] = {}
+        """By the fields of a plan."""
+        self.shard = 0
+        """Ranks that weights are sharded over; 0 is left to the launcher."""
+        self.replicate = 1
 
     def read(self) -> Reading:
         self._read_model()
-        degrees = {name: self._degree(name, field) for name, field in DEGREES.items()}
-        shard = self._read_data_parallel(degrees)
-        self._read_batch(shard, degrees)
-        self._read_precision(shard, degrees)
+        for name, field in DEGREES.items():
+            table = self._place(name)
+            degree = table.count(name)
+            self.degrees[field] = degree or 1
+            decide(self.reading, table.key(name), field, degree, 1)
+        self._read_data_parallel()
+        self._read_resharding()
+        self._read_batch()
+        self._read_precision()
         self._read_optimizer()
         self._read_checkpointing()
         self._read_compiling()
-        self._list_what_is_left(degrees)
+        self._list_what_is_left()
         return self.reading
+
+    @property
+    def is_sharded(self) -> bool:
+        """FSDP shards over the ranks of context parallelism, too."""
+        return self.shard != 1 or self.degrees["context_parallel"] > 1
+
+    def _place(self, name: str) -> Section:
+        """The table that a key of parallelism stands in."""
+        for table in PLACES:
+            if at(self.document, table, name) is not None:
+                return self.tables[table]
+        return self.tables["parallelism"]
 
     def _read_model(self) -> None:
         model = self.tables["model"]
@@ -101,128 +125,110 @@ class _Job:
             self.reading.miss("model.flavor", what)
             self.reading.open_fields.add("model")
         if model.value("converters"):
-            what = "layers that are converted are counted as they were"
-            self.reading.miss("model.converters", what)
+            self.reading.miss("model.converters", CONVERTED)
 
-    def _place(self, name: str) -> Section:
-        """The table that a key of parallelism stands in."""
-        for table in PLACES:
-            if at(self.document, table, name) is not None:
-                return self.tables[table]
-        return self.tables["parallelism"]
-
-    def _degree(self, name: str, field: str) -> int:
-        table = self._place(name)
-        degree = table.count(name)
-        decide(self.reading, table.key(name), field, degree, 1)
-        return degree or 1
-
-    def _read_data_parallel(self, degrees: Mapping[str, int]) -> int:
-        """Ranks that weights are sharded over; 0 where the launcher decides it."""
-        reading = self.reading
-        shards, copies = (
-            self._place(f"data_parallel_{kind}_degree")
-            for kind in ("shard", "replicate")
-        )
+    def _read_data_parallel(self) -> None:
         name = "data_parallel_shard_degree"
-        shard = shards.count(name, least=-1)
+        table = self._place(name)
+        shard = table.count(name, least=-1)
         if shard == 0:
-            raise wrong(shards.key(name), 0, "be -1 or at least 1")
-        replicate = copies.count("data_parallel_replicate_degree") or 1
-        tensor, pipeline, context, _ = degrees.values()
+            raise wrong(table.key(name), 0, "be -1 or at least 1")
+        copies = self._place("data_parallel_replicate_degree")
+        self.replicate = copies.count("data_parallel_replicate_degree") or 1
         if shard is None or shard == -1:
-            shard = 0
-            reading.open_fields.add("num_gpus")
+            self.reading.open_fields.add("num_gpus")
         else:
+            self.shard = shard
             # What is replicated besides does not change what a rank holds.
-            data = replicate if shard == 1 else shard
-            num_gpus = data * tensor * pipeline * context
-            reading.say(shards.key(name), num_gpus=num_gpus)
-        if replicate > 1 and shard != 1:
-            what = f"counted is one of {replicate} groups that shard"
-            reading.miss(copies.key("data_parallel_replicate_degree"), what)
-        if shard == 1 and context == 1:
-            reading.say(shards.key(name), zero_stage=0)
-            self._offload(is_sharded=False)
-            return shard
-        where = self._place("fsdp_reshard_after_forward")
-        policy = where.choice(
-            "fsdp_reshard_after_forward", "default", "always", "never"
-        )
-        keeps = policy == "never" or (policy in (None, "default") and pipeline > 1)
-        reading.suppose(sharding="fsdp2")
-        key = where.key("fsdp_reshard_after_forward") if policy else shards.key(name)
-        reading.say(key, zero_stage=2 if keeps else 3)
-        self._offload(is_sharded=not keeps)
-        if context > 1:
-            what = "weights are sharded over its ranks too; here they are not"
-            reading.miss("parallelism.context_parallel_degree", what)
-        return shard
+            data = self.replicate if shard == 1 else shard
+            model = (self.degrees[f"{kind}_parallel"] for kind in MODEL_PARALLEL)
+            self.reading.say(table.key(name), num_gpus=data * prod(model))
+        if self.replicate > 1 and shard != 1:
+            what = f"counted is one of {self.replicate} groups that shard"
+            key = copies.key("data_parallel_replicate_degree")
+            self.reading.miss(key, what)
 
-    def _offload(self, is_sharded: bool) -> None:
+    def _read_resharding(self) -> None:
+        """Stage 3 reshards after the forward pass, stage 2 does not."""
+        reading, place = self.reading, self._place("data_parallel_shard_degree")
+        key = place.key("data_parallel_shard_degree")
+        name = "fsdp_reshard_after_forward"
+        where = self._place(name)
+        policy = where.choice(name, "default", "always", "never")
+        is_piped = self.degrees["pipeline_parallel"] > 1
+        keeps = policy == "never" or (policy in (None, "default") and is_piped)
+        if not self.is_sharded:
+            reading.say(key, zero_stage=0)
+        else:
+            reading.suppose(sharding="fsdp2")
+            stage = 2 if keeps else 3
+            reading.say(where.key(name) if policy else key, zero_stage=stage)
         training = self.tables["training"]
         offloads = training.flag("enable_cpu_offload")
         key = training.key("enable_cpu_offload")
-        if offloads and not is_sharded:
-            self.reading.miss(key, "offload without resharding is counted on the GPU")
-            return
-        for field in ("offload_parameters", "offload_optimizer"):
-            decide(self.reading, key, field, offloads, False)
+        if offloads and (keeps or not self.is_sharded):
+            reading.miss(key, "offload without resharding is counted on the GPU")
+            offloads = False
+        decide(reading, key, "offload_parameters", offloads, False)
+        decide(reading, key, "offload_optimizer", offloads, False)
+        if self.degrees["context_parallel"] > 1:
+            what = "weights are sharded over its ranks too; here they are not"
+            reading.miss("parallelism.context_parallel_degree", what)
 
-    def _read_batch(self, shard: int, degrees: Mapping[str, int]) -> None:
+    def _read_batch(self) -> None:
         reading, training = self.reading, self.tables["training"]
         name = "local_batch_size"
-        if training.value("batch_size") is not None:
+        if training.value("batch_size") is not None:  # before 0.2
             name = "batch_size"
-        local = training.count(name) or 8
-        batch, steps = local, 1
-        pipeline = self.tables["parallelism"]
-        if degrees["pipeline_parallel_degree"] > 1:
-            batch = pipeline.count("pipeline_parallel_microbatch_size") or 1
-            if local % batch:
-                key = "pipeline_parallel_microbatch_size"
-                raise wrong(pipeline.key(key), batch, f"divide the batch of {local}")
-            steps = local // batch
-        total = training.count("global_batch_size", least=-1)
-        if total is not None and total > 0:
-            copies = self._place("data_parallel_replicate_degree")
-            replicate = copies.count("data_parallel_replicate_degree") or 1
-            ranks = local * shard * replicate
-            if not shard:
-                what = "how often gradients accumulate depends on the number of GPUs"
-                reading.miss(training.key("global_batch_size"), what)
-                reading.open_fields.add("gradient_accumulation_steps")
-            elif total % ranks:
-                expected = f"be a multiple of {ranks}"
-                raise wrong(training.key("global_batch_size"), total, expected)
-            else:
-                steps *= total // ranks
+        batch, steps = self._micro_batches(training.count(name) or 8)
         reading.say(training.key(name), per_device_train_batch_size=batch)
-        if "gradient_accumulation_steps" not in reading.open_fields:
+        total = training.count("global_batch_size", least=-1) or -1
+        ranks = batch * steps * self.shard * self.replicate
+        key = training.key("global_batch_size")
+        if total > 0 and not ranks:
+            what = "how often gradients accumulate depends on the number of GPUs"
+            reading.miss(key, what)
+            reading.open_fields.add("gradient_accumulation_steps")
+        elif total > 0 and total % ranks:
+            raise wrong(key, total, f"be a multiple of {ranks}")
+        else:
+            steps *= total // ranks if total > 0 else 1
             reading.say(training.key(name), gradient_accumulation_steps=steps)
         seq_len, norm = training.count("seq_len"), training.number("max_norm")
         decide(reading, training.key("seq_len"), "seq_len", seq_len, 2048)
         decide(reading, training.key("max_norm"), "max_grad_norm", norm, 1.0)
 
-    def _read_precision(self, shard: int, degrees: Mapping[str, int]) -> None:
+    def _micro_batches(self, local: int) -> tuple[int, int]:
+        """A pipeline divides the batch: their size, and how many there are."""
+        if self.degrees["pipeline_parallel"] == 1:
+            return local, 1
+        table, name = self.tables["parallelism"], "pipeline_parallel_microbatch_size"
+        size = table.count(name) or 1
+        if local % size:
+            raise wrong(table.key(name), size, f"divide the batch of {local}")
+        return size, local // size
+
+    def _read_precision(self) -> None:
         """Autocast runs on one GPU and in DDP; sharding has dtypes of its own."""
         reading, training = self.reading, self.tables["training"]
         stored = training.choice("dtype", "float32", "bfloat16")
         mixed = training.choice("mixed_precision_param", "float32", "bfloat16")
-        tensor, pipeline, context, _ = degrees.values()
-        is_sharded = shard != 1 or context > 1
+        tensor, pipeline = (
+            self.degrees["tensor_parallel"],
+            self.degrees["pipeline_parallel"],
+        )
         if tensor > 1:
             # Its plans for tensor parallelism divide the sequence, too.
             reading.say("parallelism.tensor_parallel_degree", sequence_parallel=True)
+        key = "training.mixed_precision_param"
         if stored == "bfloat16":
             reading.say("training.dtype", precision="bf16-pure")
-        elif mixed == "float32" or (not is_sharded and tensor * pipeline > 1):
-            reading.say("training.mixed_precision_param", precision="fp32")
+        elif mixed == "float32" or (not self.is_sharded and tensor * pipeline > 1):
+            reading.say(key, precision="fp32")
         else:
             value = "bf16-mixed"
-            key = "training.mixed_precision_param"
-            decide(reading, key, "precision", value if mixed else None, value)
-            if is_sharded:
+            decide(reading, key, "precision", mixed and value, value)
+            if self.is_sharded:
                 reading.miss("training.mixed_precision_reduce", REDUCED_IN_FP32)
 
     def _read_optimizer(self) -> None:
@@ -272,18 +278,18 @@ class _Job:
         key = compiling.key("enable") if is_new else training.key("compile")
         decide(self.reading, key, "torch_compile", flag if is_new else before, False)
 
-    def _list_what_is_left(self, degrees: Mapping[str, int]) -> None:
+    def _list_what_is_left(self) -> None:
         known = harmless.TORCHTITAN | harmless.TORCHTITAN_CHECKPOINTS
-        if degrees["pipeline_parallel_degree"] == 1:
+        if self.degrees["pipeline_parallel"] == 1:
             known |= harmless.TORCHTITAN_PIPELINES
         else:
             schedule = self.tables["parallelism"].text("pipeline_parallel_schedule")
             if schedule not in (None, "1F1B"):
                 key = "parallelism.pipeline_parallel_schedule"
                 self.reading.miss(key, f"{schedule} is counted as 1F1B")
-        if degrees["context_parallel_degree"] == 1:
+        if self.degrees["context_parallel"] == 1:
             known |= OF_RINGS
-        if degrees["expert_parallel_degree"] == 1:
+        if self.degrees["expert_parallel"] == 1:
             known |= OF_EXPERTS
         for name, what in MOVES_MEMORY.items():
             if self.tables["parallelism"].value(name):
@@ -296,8 +302,7 @@ class _Job:
             for key in table.left(known):
                 self.reading.miss(key)
         if at(self.document, "float8", "enable_float8_linear"):  # before 0.1
-            what = "layers that are converted are counted as they were"
-            self.reading.miss("float8.enable_float8_linear", what)
+            self.reading.miss("float8.enable_float8_linear", CONVERTED)
         for key in self.whole.left(harmless.TORCHTITAN_TABLES):
             self.reading.miss(key)
 

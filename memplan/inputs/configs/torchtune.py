@@ -172,7 +172,7 @@ def _read_optimizer(recipe: Section, reading: Reading) -> None:
 
 def _read_activations(recipe: Section, reading: Reading) -> None:
     checkpoints = recipe.flag("enable_activation_checkpointing")
-    value = {True: "full", False: "none"}.get(checkpoints)  # type: ignore[arg-type]
+    value = None if checkpoints is None else "full" if checkpoints else "none"
     key = "enable_activation_checkpointing"
     if recipe.choice("ac_mode", "full", "selective") == "selective":
         key = "ac_option"

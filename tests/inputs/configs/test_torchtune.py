@@ -1,6 +1,7 @@
 """torchtune's YAML since before its first release, in and out."""
 
 import copy
+import sys
 
 import config_laws as laws
 import pytest
@@ -164,6 +165,10 @@ class TestWhatItSays:
         reading = read(text)
         assert listed(reading) == ["batch_size", "tokenizer.max_seq_len"]
         assert "per_device_train_batch_size" not in reading.fields
+
+    def test_components_are_never_imported(self):
+        read("model: {_component_: antigravity.fly}\noptimizer: {_component_: this.s}")
+        assert not {"antigravity", "this"} & sys.modules.keys()
 
     def test_norms_that_are_only_logged_are_told(self):
         reading = read("optimizer: {_component_: a}\nclip_grad_norm: inf")
