@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,7 @@ from memplan.cli.output import (
     chosen,
     emit,
 )
-from memplan.cli.plan_flags import given, takes_plan
+from memplan.cli.plan_flags import asked, takes_plan
 from memplan.cli.program import check_one_card, plan_of, say
 from memplan.cli.sweeps import ExecutorOption, JobsOption, sweeping
 from memplan.cli.values import parse_targets
@@ -85,7 +86,8 @@ def compare(
     from memplan.comparing.files import as_dict
     from memplan.tricks.catalogue import ALL
 
-    fields = given(flags)
+    of_user = asked(flags)
+    fields = of_user.fields
     check_one_card(fields, "comparison")
     if "model" not in fields and "parameters" not in fields:
         raise CommandError(
@@ -106,6 +108,9 @@ def compare(
             executor=workers,
             say=tell,
         )
+    baseline = comparison.baseline
+    noted = replace(baseline, report=of_user.onto(baseline.report))
+    comparison = replace(comparison, baseline=noted)
     if output is not None:
         _write(comparison, output, force)
     match chosen(output_format, wants_json):

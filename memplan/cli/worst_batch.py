@@ -1,5 +1,6 @@
 """`memplan worst-batch`: what the batches of a dataset take."""
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,7 @@ from memplan.cli.output import (
     chosen,
     emit,
 )
-from memplan.cli.plan_flags import given, takes_plan
+from memplan.cli.plan_flags import asked, takes_plan
 from memplan.cli.program import check_one_card, plan_of
 from memplan.cli.values import parse_targets
 from memplan.errors import CommandError
@@ -178,7 +179,8 @@ def worst_batch(
     from memplan.searching.worst import as_dict
     from memplan.worst_batch import worst_batch as run
 
-    fields = given(flags)
+    of_user = asked(flags)
+    fields = of_user.fields
     check_one_card(fields, "batch")
     if "model" not in fields:
         raise CommandError(
@@ -206,6 +208,7 @@ def worst_batch(
     )
     sizes = _sizes(data, histogram, columns, tokenizer, skip_bad_records)
     found = run(plan, sizes, rule)
+    found = replace(found, report=of_user.onto(found.report))
     if output is not None:
         emit(as_json(as_dict(found)), output, force=force)
     match chosen(output_format, wants_json):

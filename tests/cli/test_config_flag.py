@@ -71,3 +71,10 @@ def test_a_program_decides_what_a_file_would(memplan):
     out = memplan("rehearse", "--config", str(SFT), "--", "python", "train.py")
     assert out.code == 2
     assert "A command decides its model and its step by itself" in out.stderr
+
+
+def test_a_comparison_tells_it_of_the_plan_as_it_is(memplan):
+    words = ("--config", str(SFT), "--config", str(FSDP1), "--tricks", "lion", "--json")
+    found = json.loads(memplan("compare", *words).stdout)
+    report = found["baseline"]["report"]
+    assert "0.34-fsdp1.yaml: FSDP1: counted as FSDP2" in report["unsupported"]
