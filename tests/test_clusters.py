@@ -32,6 +32,7 @@ class Cluster:
         self.folder = folder
         self.variables = {**os.environ, **variables}
         self.processes = {}
+        self.sweeps = []
 
     def start(self, name, *words, **variables):
         with (self.folder / f"{name}.log").open("w") as log:
@@ -73,6 +74,9 @@ class Cluster:
     def end(self):
         for name in [*self.processes]:
             self.kill(name)
+        for sweep in self.sweeps:
+            sweep.kill()
+            sweep.communicate()
 
     def rehearsals(self, name):
         """Processes that a worker rehearses with."""
@@ -99,13 +103,15 @@ class Cluster:
         return self.command(model, "--executor", at)
 
     def started(self, words):
-        return subprocess.Popen(
+        sweep = subprocess.Popen(
             words,
             env={**self.variables, "MEMPLAN_CACHE": str(self.folder / "asker")},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.sweeps.append(sweep)
+        return sweep
 
     def until(self, sweep, is_so):
         """Wait for what happens while a sweep is on its way."""
@@ -189,13 +195,27 @@ def test_a_sweep_that_is_stopped_and_loses_a_worker_loses_nothing(model, tmp_pat
         assert cluster.kept() == after  # nothing was rehearsed here
 
 
+def test_what_a_worker_leaves_unfinished_is_rehearsed_by_another(model, tmp_path):
+    with cluster_of(tmp_path) as cluster:
+        cluster.start_worker("first")
+        sweep = cluster.started(cluster.elsewhere(model))
+        cluster.until(sweep, lambda: cluster.rehearsals("first"))
+        worker = cluster.processes.pop("first")
+        worker.terminate()
+        worker.wait(60)
+        assert not cluster.rehearsals("first")
+        cluster.start_worker("second")
+        printed, said = sweep.communicate(timeout=PATIENCE_S)
+        assert sweep.returncode == 0, said
+        assert from_json(printed).left_out == ()
+
+
 def test_nothing_is_rehearsed_for_one_who_is_dead(model, tmp_path):
     with cluster_of(tmp_path) as cluster:
         cluster.start_worker("only")
         sweep = cluster.started(cluster.elsewhere(model))
         cluster.until(sweep, lambda: cluster.rehearsals("only"))
         sweep.kill()
-        sweep.communicate()
         wait_until(lambda: not cluster.rehearsals("only"))
         time.sleep(2)
         assert not cluster.rehearsals("only")  # nor is the next one begun

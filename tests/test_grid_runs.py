@@ -3,7 +3,8 @@
 import pytest
 
 from memplan.errors import VirtualDeviceError
-from memplan.validation.grid import grid, rehearsed, rehearsed_now
+from memplan.validation.grid import grid, rehearsed, rehearsed_as, without_limit
+from memplan.validation.replay import rehearsed_apart
 from memplan.virtual.compiler import find_compiler
 from memplan.virtual.wheels import find_torch
 
@@ -23,7 +24,8 @@ def test_a_plan_of_the_grid_takes_what_it_took(planned):
     except VirtualDeviceError as error:
         pytest.skip(error.message)
     kept = KEPT[planned.name].report
-    again = rehearsed_now(planned).report
+    report = rehearsed_apart(without_limit(planned))
+    again = rehearsed_as(planned, report).report
     changed = {
         name: (version, again.versions.get(name))
         for name, version in kept.versions.items()

@@ -28,8 +28,8 @@ PATIENCE_S = 5
 NO_SCHEDULER = (OSError, ValueError, MemoryError, struct.error)
 """Nothing answers in time; or something else does, its words taken for lengths."""
 SETTINGS = "Name it and its key under distributed.comm.tls, as docs/executors.md shows."
-ALIVE = ("init", "running", "paused")
-"""What a worker calls itself while it has a scheduler."""
+ALIVE = ("init", "running", "paused", "closing_gracefully")
+"""What a worker calls itself while it is to finish what it has begun."""
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def executor_of(name: str) -> Iterator[Executor | None]:
 def given_up() -> Callable[[], bool] | None:
     """In a task of Dask: tells whether nobody waits for it any more; None elsewhere.
 
-    Who asked has cancelled it, or is gone, or the worker has lost its scheduler. Dask
+    Who asked has cancelled it, or is gone, or the worker is about to end. Dask
     interrupts no task that runs: it has to look for itself.
     """
     distributed: Any = sys.modules.get("distributed")
@@ -71,6 +71,13 @@ def given_up() -> Callable[[], bool] | None:
         return not is_wanted or worker.status.name not in ALIVE
 
     return is_given_up
+
+
+def for_another_worker() -> Exception:
+    """In a task of Dask: what it raises to be run again, elsewhere."""
+    distributed: Any = sys.modules["distributed"]
+    reschedule: Exception = distributed.Reschedule()
+    return reschedule
 
 
 def has_killed_workers(error: BaseException) -> bool:
@@ -100,7 +107,7 @@ def _client(address: str, name: str) -> Iterator[Any]:
             hint="Start one with `dask scheduler`, and name its host and port.",
         ) from error
     with client:
-        workers = client.run(find_spec, "memplan")
+        workers = client.run(find_spec, "memplan", on_error="return")
         if not workers:
             raise ExecutorError(
                 f"The scheduler at {name} has no workers.",

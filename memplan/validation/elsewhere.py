@@ -21,7 +21,7 @@ from memplan.plan import TrainingPlan
 from memplan.report import MemoryReport, from_json, to_json
 from memplan.runner.training.refusals import check
 from memplan.running.apart import Apart, StoppedError
-from memplan.running.executors import given_up, has_killed_workers
+from memplan.running.executors import for_another_worker, given_up, has_killed_workers
 from memplan.validation.kept import KeptReports, installed, looked_up
 from memplan.validation.replay import Replays, replays_folder
 
@@ -33,14 +33,14 @@ POLL_S = 0.5
 KEPT = "What was answered is kept: the same command asks for the rest."
 
 
-class Answer(TypedDict):
+class Answer(TypedDict, total=False):
     """What a worker says of a plan: one of three."""
 
-    report: str | None
+    report: str
     """As JSON."""
-    reason: str | None
+    reason: str
     """Why there is none."""
-    refusal: str | None
+    refusal: str
     """Why none that is made there can be taken, now or later."""
 
 
@@ -85,22 +85,22 @@ def answer(
     """
     refusal = _difference(libraries, installed())
     if refusal is not None:
-        return Answer(report=None, reason=None, refusal=refusal)
+        return Answer(refusal=refusal)
     plan = TrainingPlan(**fields)
     try:
         refusal = _difference(names, looked_up(plan))
     except MemplanError as error:
         refusal = f"The worker on {socket.gethostname()} says: {error.message}"
     if refusal is not None:
-        return Answer(report=None, reason=None, refusal=refusal)
+        return Answer(refusal=refusal)
     try:
         with _ended_when_given_up() as apart:
             report = Replays(replays_folder(), apart).rehearse(plan)
-    except StoppedError:
-        return Answer(report=None, reason="it was stopped", refusal=None)
+    except StoppedError as error:
+        raise for_another_worker() from error
     except MemplanError as error:
-        return Answer(report=None, reason=reason_of(error), refusal=None)
-    return Answer(report=to_json(report), reason=None, refusal=None)
+        return Answer(reason=reason_of(error))
+    return Answer(report=to_json(report))
 
 
 def reason_of(error: MemplanError) -> str:
@@ -139,31 +139,29 @@ def _found(done: Future[Answer]) -> Found:
             return "every worker that rehearsed it died"
         raise _failed(error) from error
     said = done.result()
-    if said["refusal"] is not None:
-        raise ExecutorError(
-            said["refusal"], hint=f"Have the same on all machines. {KEPT}"
-        )
-    if said["report"] is None:
-        return str(said["reason"])
+    if refusal := said.get("refusal"):
+        raise ExecutorError(refusal, hint=f"Have the same on all machines. {KEPT}")
+    if reason := said.get("reason"):
+        return reason
     return from_json(said["report"])
 
 
 def _failed(error: BaseException) -> ExecutorError:
-    while error.__cause__ is not None:  # Dask wraps what went wrong on a worker
+    if isinstance(error.__cause__, ImportError):  # Dask wraps what a machine lacks
         error = error.__cause__
     first = (str(error).splitlines() or [""])[0].rstrip(".")
     what = f"{type(error).__name__}: {first}" if first else type(error).__name__
     return ExecutorError(f"The executor failed: {what}.", hint=KEPT)
 
 
-def _difference(there: dict[str, str], here: dict[str, str]) -> str | None:
-    """What is not the same where a plan was asked for, and on this worker."""
-    names = [n for n in {**there, **here} if there.get(n) != here.get(n)]
+def _difference(theirs: dict[str, str], ours: dict[str, str]) -> str | None:
+    """What differs between who asks and this worker, as who asks will read it."""
+    names = [n for n in {**theirs, **ours} if theirs.get(n) != ours.get(n)]
     if not names:
         return None
-    theirs = ", ".join(f"{name} {here.get(name, 'missing')}" for name in names)
-    ours = ", ".join(f"{name} {there.get(name, 'missing')}" for name in names)
-    return f"The worker on {socket.gethostname()} has {theirs}; here it is {ours}."
+    there = ", ".join(f"{name} {ours.get(name, 'missing')}" for name in names)
+    here = ", ".join(f"{name} {theirs.get(name, 'missing')}" for name in names)
+    return f"The worker on {socket.gethostname()} has {there}; here it is {here}."
 
 
 @contextmanager

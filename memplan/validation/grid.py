@@ -25,7 +25,6 @@ from memplan.report import MemoryReport
 from memplan.runner.training.refusals import check
 from memplan.units import GiB
 from memplan.validation.records import Found, Record, record_of
-from memplan.validation.replay import rehearsed_apart
 
 LARGEST_BYTES = 1024 * GiB
 """A plan beyond it is nobody's: batch and length were drawn apart."""
@@ -92,18 +91,18 @@ def missing() -> tuple[Planned, ...]:
     )
 
 
-def rehearsed_now(planned: Planned) -> Record:
-    """Rehearse a plan on a card without limit, in a process of its own.
+def without_limit(planned: Planned) -> TrainingPlan:
+    """The plan to rehearse, on a card that holds whatever it needs."""
+    return replace(planned.plan, gpu_memory_bytes=WITHOUT_LIMIT_BYTES)
 
-    Raises:
-        MemplanError: it cannot be rehearsed, or not here.
-    """
-    plan = replace(planned.plan, gpu_memory_bytes=WITHOUT_LIMIT_BYTES)
+
+def rehearsed_as(planned: Planned, report: MemoryReport) -> Record:
+    """The record of a plan that has been rehearsed just now."""
     return Record(
         entry=planned.name,
-        plan=plan,
+        plan=without_limit(planned),
         ended="finished",
-        report=_in_brief(rehearsed_apart(plan)),
+        report=_in_brief(report),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
