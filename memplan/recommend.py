@@ -56,18 +56,12 @@ from memplan.searching.throughput import NOT_PREDICTED, Clock, Throughput
 from memplan.tricks.trick import Trick
 
 MAX_GPUS = 64
-CHOSEN = {
-    "per_device_train_batch_size": "the micro-batch",
-    "gradient_accumulation_steps": "how many micro-batches are accumulated",
-    "num_gpus": "the number of GPUs",
-}
-"""Fields of a plan that are searched for, and never given."""
-NOT_SEARCHED = (
-    "tensor_parallel",
-    "pipeline_parallel",
-    "context_parallel",
-    "expert_parallel",
+CHOSEN = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_gpus",
 )
+"""Fields of a plan that are searched for, and never given."""
 SECONDS_OF_AN_HOUR = 3600
 
 Say = Callable[[str], None]
@@ -287,18 +281,11 @@ def _check(plan: TrainingPlan, global_batch: int, max_gpus: int) -> None:
                 f"The {name} must be 1 or more, not {value}.", hint="Write it like 8."
             )
     defaults = {item.name: item.default for item in fields(plan)}
-    for name, noun in CHOSEN.items():
+    for name in CHOSEN:
         if getattr(plan, name) != defaults[name]:
-            flag = f"--{name.replace('_', '-')}"
             raise PlanError(
-                f"{noun[0].upper()}{noun[1:]} is searched for, and {flag} gives it.",
-                hint=f"Leave {flag} out; `memplan estimate` takes it.",
-            )
-    for name in NOT_SEARCHED:
-        if getattr(plan, name) > 1:
-            raise PlanError(
-                "Only data-parallel ranks are searched.",
-                hint=f"Leave --{name.replace('_', '-')} out.",
+                f"{name} is searched for, and the plan gives it.",
+                hint=f"Leave it at {defaults[name]}.",
             )
 
 

@@ -139,12 +139,9 @@ def test_assumptions_say_what_speeds_rest_on():
     [
         ({"plan": TrainingPlan(parameters=10**9)}, "a way to train a model"),
         ({"plan": replace(PLAN, workload="generate")}, "a way to train a model"),
-        ({"plan": replace(PLAN, per_device_train_batch_size=2)}, "micro-batch is"),
-        ({"plan": replace(PLAN, num_gpus=2)}, "number of GPUs is"),
-        (
-            {"plan": replace(PLAN, num_gpus=1, context_parallel=1), "global_batch": 0},
-            "global batch must be 1 or more",
-        ),
+        ({"plan": replace(PLAN, gradient_accumulation_steps=2)}, "steps is searched"),
+        ({"plan": replace(PLAN, num_gpus=2)}, "num_gpus is searched"),
+        ({"global_batch": 0}, "global batch must be 1 or more"),
         ({"max_gpus": 0}, "most GPUs must be 1 or more"),
     ],
 )

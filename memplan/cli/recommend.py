@@ -1,5 +1,7 @@
 """`memplan recommend`: a model, a global batch and a budget; ways to train, ranked."""
 
+import math
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,16 +17,46 @@ from memplan.cli.output import (
     chosen,
     emit,
 )
-from memplan.cli.plan_flags import given, takes_plan
+from memplan.cli.plan_flags import asked, takes_plan
 from memplan.cli.program import plan_of, say
+from memplan.cli.sweeps import ExecutorOption, JobsOption, sweeping
 from memplan.cli.values import parse_targets
 from memplan.errors import CommandError
 
 if TYPE_CHECKING:
-    from memplan.searching.recommendation import Recommendation
+    from memplan.inputs.configs.reading import Asked
 
 SEARCH = "The search"
 TOP = 5
+FACTORS = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_gpus",
+)
+"""Of a global batch."""
+CHOSEN = {
+    "gpu": "the card",
+    "per_device_train_batch_size": "the micro-batch",
+    "gradient_accumulation_steps": "how many micro-batches are accumulated",
+    "num_gpus": "the number of GPUs",
+}
+"""Fields of a plan that are searched for, and no flags."""
+NOT_SEARCHED = (
+    "tensor_parallel",
+    "pipeline_parallel",
+    "context_parallel",
+    "expert_parallel",
+)
+SEARCHED_ANEW = (
+    "activation_checkpointing",
+    "cross_entropy_chunks",
+    "offload_activations",
+    "offload_optimizer",
+    "offload_parameters",
+    "sharding",
+    "zero_stage",
+)
+"""Fields that leave results as they are: files say them of a run that is no more."""
 STARTS_FROM = {"precision": "fp32"}
 """What the search begins with where it is not given: tricks lead from there."""
 
@@ -39,13 +71,15 @@ class RankBy(StrEnum):
 @takes_plan
 def recommend(
     global_batch: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
-            help="Samples of an optimizer step, over all GPUs.",
+            help="Samples of an optimizer step, over all GPUs.  (default: those of "
+            "the files)",
+            show_default=False,
             rich_help_panel=SEARCH,
         ),
-    ],
+    ] = None,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -92,15 +126,8 @@ def recommend(
             "--confirm", help="Rehearse those that are shown.", rich_help_panel=SEARCH
         ),
     ] = False,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Rehearsals at once.  (default: as many as there is room for)",
-            show_default=False,
-            rich_help_panel=SEARCH,
-        ),
-    ] = None,
+    jobs: JobsOption = None,
+    executor: ExecutorOption = "local",
     output_format: Annotated[
         Format,
         typer.Option("--format", help="quiet prints only the best one's command."),
@@ -116,30 +143,40 @@ def recommend(
 
     Exit code 0: something fits, 1: nothing does.
     """
+    from memplan.comparing.engines import engine_of
+    from memplan.recommend import confirm as confirmed
     from memplan.recommend import recommend as run
     from memplan.searching.prices import budget_of, read_prices
     from memplan.searching.recommendation import as_dict
 
-    fields = given(flags)
-    if "gpu" in fields:
-        raise CommandError(
-            "The card is searched for, and --gpu gives it.",
-            hint=f"Name the cards to choose from: --gpus {fields['gpu']}",
-        )
-    plan = plan_of({**STARTS_FROM, **fields}, [], "recommend")
+    _check_not_typed(flags)
+    of_user = asked(flags)
+    fields = {**STARTS_FROM, **of_user.fields}
+    _check_parallelism(fields)
+    samples = global_batch or _global_batch_of(of_user)
+    for name in (*CHOSEN, *SEARCHED_ANEW):
+        if flags.get(name) is None:
+            fields.pop(name, None)
+    plan = plan_of(fields, [], "recommend")
     check_output(output, force=force)
-    found = run(
-        plan,
-        global_batch=global_batch,
-        gpus=gpus or (),
-        budget_usd_per_hour=None if budget is None else budget_of(budget),
-        max_gpus=max_gpus,
-        allow=allow or (),
-        prices=read_prices(prices),
-        rank_by=rank_by.value,
-    )
-    if confirm:
-        found = _confirmed(found, top, jobs)
+    with sweeping(
+        executor, jobs, rehearses=None if confirm else "--confirm"
+    ) as workers:
+        found = run(
+            plan,
+            global_batch=samples,
+            gpus=gpus or (),
+            budget_usd_per_hour=None if budget is None else budget_of(budget),
+            max_gpus=max_gpus,
+            allow=allow or (),
+            prices=read_prices(prices),
+            rank_by=rank_by.value,
+        )
+        if confirm:
+            engine = engine_of("rehearse", jobs, workers)
+            found = confirmed(found, engine, top, say)
+    lines = (*found.assumptions, *of_user.assumed, *of_user.not_read)
+    found = replace(found, assumptions=lines)
     if output is not None:
         emit(as_json(as_dict(found)), output, force=force)
     match chosen(output_format, wants_json):
@@ -155,8 +192,35 @@ def recommend(
         raise typer.Exit(1)
 
 
-def _confirmed(found: "Recommendation", top: int, jobs: int | None) -> "Recommendation":
-    from memplan.comparing.engines import engine_of
-    from memplan.recommend import confirm
+def _check_not_typed(flags: dict[str, Any]) -> None:
+    """What is searched for is no flag; files may say how it was before."""
+    for name, noun in CHOSEN.items():
+        if flags.get(name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise CommandError(
+                f"{noun[0].upper()}{noun[1:]} is searched for, and {flag} gives it.",
+                hint="Name the cards to choose from with --gpus."
+                if name == "gpu"
+                else f"Leave {flag} out; `memplan estimate` takes it.",
+            )
 
-    return confirm(found, engine_of("rehearse", jobs), top, say)
+
+def _check_parallelism(fields: dict[str, Any]) -> None:
+    for name in NOT_SEARCHED:
+        if fields.get(name, 1) > 1:
+            raise CommandError(
+                "All GPUs are data-parallel ranks here: no model is divided otherwise.",
+                hint=f"Leave {name.replace('_', ' ')} out; `memplan estimate` takes "
+                "it.",
+            )
+
+
+def _global_batch_of(of_user: "Asked") -> int:
+    """That of the files, as the run had it."""
+    sizes = [of_user.fields.get(name) for name in FACTORS]
+    if not of_user.files or sizes[0] is None:
+        raise CommandError(
+            "A recommendation is for a global batch, and none is given.",
+            hint="Say how many samples an optimizer step has: --global-batch 256",
+        )
+    return math.prod(size or 1 for size in sizes)

@@ -92,10 +92,11 @@ def test_exit_codes(memplan, prices):
         (("--gpu", "t4"), "The card is searched for"),
         (("--num-gpus", "4"), "The number of GPUs is searched for"),
         (("--batch-size", "4"), "The micro-batch is searched for"),
-        (("--tensor-parallel", "2", "--num-gpus", "1"), "cannot be divided"),
+        (("--tensor-parallel", "2"), "All GPUs are data-parallel ranks"),
         (("--gpus", "voodoo-2"), "There is no GPU named"),
         (("--allow", "magic"), "There is no trick named"),
         (("--prices", "nowhere.toml"), "nowhere.toml is no list of prices"),
+        (("--executor", "dask://here:1"), "An executor runs rehearsals"),
     ],
 )
 def test_errors_are_a_sentence(memplan, words, said):
@@ -111,6 +112,26 @@ def test_it_is_written_whole_and_never_over_another(memplan, prices, tmp_path):
     assert json.loads(file.read_text())["kind"] == "recommendation"
     assert memplan(*SMALL, *prices, "-o", str(file)).code == 2
     assert memplan(*SMALL, *prices, "-o", str(file), "-f").code == 0
+
+
+def test_files_say_the_global_batch_and_keep_what_is_trained(memplan, prices, tmp_path):
+    file = tmp_path / "train.yaml"
+    file.write_text(
+        "output_dir: out\nper_device_train_batch_size: 2\noptim: adafactor\n"
+        "gradient_accumulation_steps: 4\ngradient_checkpointing: true\nbf16: true\n"
+    )
+    words = ("recommend", "gpt2", "--seq-len", "256", "--gpus", "rtx-4090", *prices)
+    result = memplan(*words, "--max-gpus", "1", "--config", str(file), "--json")
+    assert result.code == 0
+    data = json.loads(result.stdout)
+    assert data["global_batch"] == 8
+    best = data["choices"][0]["plan"]
+    assert (best["optim"], best["precision"]) == ("adafactor", "bf16-mixed")
+    assert best["activation_checkpointing"] == "none"  # it fits without
+    assert "read as" in result.stderr
+    none = memplan(*words)
+    assert none.code == 2
+    assert "A recommendation is for a global batch" in none.stderr
 
 
 def test_precision_is_searched_unless_it_is_given(memplan, prices):
