@@ -97,16 +97,19 @@ def _precision(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
 
 def _activations(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
     checkpoints, offloads = ("gradient_checkpointing",), ("activation_offloading",)
-    is_on = plan.activation_checkpointing != "none"
-    if plan.activation_checkpointing == "full" and _fsdp_checkpoints(document):
+    every = ("gradient_checkpointing_kwargs", "every_n_layers")
+    how = plan.activation_checkpointing
+    if how == "selective":
+        return kept(document, checkpoints, offloads, every)
+    is_on = how != "none"
+    if how == "full" and _fsdp_checkpoints(document):
         is_on = False  # FSDP's own switch is
     is_one_word = document.get("gradient_checkpointing") == "offload"
     if is_on and plan.offload_activations and is_one_word:
         return {checkpoints: "offload"}
     keys: Keys = {checkpoints: is_on}
-    if plan.activation_checkpointing.startswith("every-"):
-        every = int(plan.activation_checkpointing.removeprefix("every-"))
-        keys["gradient_checkpointing_kwargs", "every_n_layers"] = every
+    if how.startswith("every-"):
+        keys[every] = int(how.removeprefix("every-"))
     if plan.offload_activations:
         keys[offloads] = True
     return keys
@@ -206,6 +209,8 @@ def _fsdp(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
     wrap = f"{prefix}auto_wrap_policy"
     keys[place, wrap] = there.get(wrap) or LAYERS
     checkpoints = _fsdp_checkpoints(document)
+    if checkpoints and plan.activation_checkpointing == "selective":
+        return keys | kept(document, (place, checkpoints))
     if checkpoints:
         keys[place, checkpoints] = plan.activation_checkpointing == "full"
     return keys

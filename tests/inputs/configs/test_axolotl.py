@@ -68,6 +68,7 @@ class TestRealFiles:
             {"optim": "sgd_momentum"},
             {"attn_implementation": "math"},
             {"precision": "fp16-master"},
+            {"activation_checkpointing": "selective"},
         ],
         ids=str,
     )
