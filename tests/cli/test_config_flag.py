@@ -1,6 +1,7 @@
 """`--config`: plans from files, for verbs that take a plan."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,18 @@ def test_a_comparison_tells_it_of_the_plan_as_it_is(memplan):
     found = json.loads(memplan("compare", *words).stdout)
     report = found["baseline"]["report"]
     assert "0.34-fsdp1.yaml: FSDP1: counted as FSDP2" in report["unsupported"]
+
+
+def test_the_example_of_its_page_prints_what_the_page_says(
+    memplan, tmp_path, monkeypatch
+):
+    """The page's files, its command, and both streams, as a terminal has them."""
+    page = (Path(__file__).parents[2] / "docs" / "config.md").read_text("utf-8")
+    blocks = re.findall(r"(?:^    .*\n)+", page, re.M)
+    train, fsdp, example = (re.sub("^    ", "", b, flags=re.M) for b in blocks[:3])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.yaml").write_text(train)
+    (tmp_path / "fsdp.yaml").write_text(fsdp)
+    words, _, printed = example.partition("\n")
+    out = memplan(*words.removeprefix("$ memplan ").split())
+    assert out.stderr + out.stdout == printed
