@@ -27,11 +27,8 @@ class Measured:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Without a card a test is told so, and runs as any other."""
-        if item.get_closest_marker(MARKER) is not None:
-            import torch
-
-            if not torch.cuda.is_available():
-                item.stash[why_unlimited] = "there is no CUDA device to measure on"
+        if item.get_closest_marker(MARKER) is not None and not _has_card():
+            item.stash[why_unlimited] = "there is no CUDA device to measure on"
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -92,6 +89,14 @@ def watching() -> Iterator[None]:
         yield
     finally:
         watch.detach()
+
+
+def _has_card() -> bool:
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
 
 
 def _card_in_use() -> Gpu:

@@ -126,6 +126,11 @@ def test_where_nothing_can_be_rehearsed_a_test_runs_without_limit_and_says_so(py
     result.stdout.fnmatch_lines(["*limits nothing here: There is no C compiler. *"])
 
 
+def test_within_a_rehearsal_there_is_no_other(monkeypatch):
+    monkeypatch.setenv("MEMPLAN_RUNNER", "{}")
+    assert "itself run by" in rehearsing().why_not(Limit(num_bytes=GiB))
+
+
 @pytest.mark.usefixtures("no_card")
 def test_or_fails_where_that_is_asked(pytester):
     pytester.makepyfile(BREAKS.replace("import torch", "return"))
@@ -470,7 +475,8 @@ def waited_for(condition, seconds=60.0):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("card_variables")
-def test_ctrl_c_leaves_nothing_behind(pytester):
+@pytest.mark.parametrize("more", [(), ("-n", "1")], ids=["alone", "xdist"])
+def test_ctrl_c_leaves_nothing_behind(pytester, more):
     pytester.makepyfile(
         """
         import os, pathlib, time
@@ -483,7 +489,7 @@ def test_ctrl_c_leaves_nothing_behind(pytester):
             time.sleep(600)
         """
     )
-    words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *more]
     with subprocess.Popen(
         words, cwd=pytester.path, stdout=subprocess.PIPE, text=True
     ) as run:
