@@ -10,16 +10,11 @@ from typing import Any
 
 from memplan.errors import ConfigError
 from memplan.inputs.configs import harmless
+from memplan.inputs.configs.accelerate_keys import DYNAMO, LAYERS, accelerate_keys
 from memplan.inputs.configs.deepspeed import AUTO, DEEPSPEED
-from memplan.inputs.configs.format import Document, Keys, Reading, Source, at, wrong
-from memplan.inputs.configs.precision import AUTOCAST
+from memplan.inputs.configs.format import Document, Keys, Reading, Source, wrong
 from memplan.inputs.configs.section import Section
-from memplan.inputs.configs.sharding import (
-    STAGES,
-    read_fsdp,
-    sharding_of,
-    strategy_of,
-)
+from memplan.inputs.configs.sharding import read_fsdp, sharding_of, strategy_of
 from memplan.plan import TrainingPlan
 
 ELSEWHERE = (
@@ -29,8 +24,6 @@ ELSEWHERE = (
 """Distributed types without a formula: on other devices, or by other programs."""
 TYPES = ("NO", "MULTI_GPU", "FSDP", "DEEPSPEED")
 PRECISIONS = {"bf16": "bf16-mixed", "fp16": "fp16-mixed", "fp8": "bf16-mixed"}
-LAYERS = "TRANSFORMER_BASED_WRAP"
-DYNAMO = ("dynamo_config", "dynamo_backend")
 DEGREES = {"tp": "tensor_parallel", "cp": "context_parallel"}
 """Of `parallelism_config`, by the front of `tp_size`."""
 
@@ -65,23 +58,7 @@ class _Accelerate:
 
     def keys_of(self, plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
         """All that it says of a plan; a DeepSpeed file that it names says the rest."""
-        kind = _type_for(plan)
-        keys: Keys = {
-            ("compute_environment",): "LOCAL_MACHINE",
-            ("distributed_type",): kind,
-            ("num_processes",): plan.num_gpus,
-        }
-        if at(document, "deepspeed_config", "deepspeed_config_file") is None:
-            keys["mixed_precision",] = AUTOCAST.get(plan.precision, "no")
-        if kind == "FSDP":
-            keys |= _fsdp_keys(plan, document)
-        if kind == "DEEPSPEED":
-            keys |= _deepspeed_keys(plan, document)
-        if max(plan.tensor_parallel, plan.context_parallel) > 1:
-            keys |= _parallelism_keys(plan)
-        if plan.torch_compile or at(document, *DYNAMO) is not None:
-            keys[DYNAMO] = "INDUCTOR" if plan.torch_compile else "NO"
-        return keys
+        return accelerate_keys(plan, document)
 
 
 ACCELERATE = _Accelerate()
@@ -294,69 +271,3 @@ def _read_dynamo(document: Section, reading: Reading) -> None:
             raise wrong(DYNAMO, backend, "be the name of a backend")
         if backend and str(backend).lower() != "no":
             reading.say(".".join(DYNAMO), torch_compile=True)
-
-
-def _type_for(plan: TrainingPlan) -> str:
-    """Who shards it; ZeRO's stage 1 without DeepSpeed has no type of its own."""
-    if plan.sharding == "deepspeed" and plan.zero_stage > 0:
-        return "DEEPSPEED"
-    if plan.zero_stage > 1:
-        return "FSDP"
-    return "MULTI_GPU" if plan.num_gpus > 1 else "NO"
-
-
-def _fsdp_keys(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
-    """As FSDP2; a document of FSDP1 stays one."""
-    there = at(document, "fsdp_config") or {}
-    prefix = (
-        "" if there and not any(key.startswith("fsdp_") for key in there) else "fsdp_"
-    )
-    values: Document = {
-        "auto_wrap_policy": there.get(f"{prefix}auto_wrap_policy", LAYERS),
-        "offload_params": plan.offload_parameters,
-        "activation_checkpointing": plan.activation_checkpointing == "full",
-    }
-    is_fsdp1 = bool(there) and str(there.get(f"{prefix}version", 1)) == "1"
-    if is_fsdp1:
-        by_strategy = f"{prefix}reshard_after_forward" not in there
-        name = "sharding_strategy" if by_strategy else "reshard_after_forward"
-        values[name] = _strategy_for(plan.zero_stage, there.get(f"{prefix}{name}"))
-    else:
-        values |= {"version": 2, "reshard_after_forward": plan.zero_stage == 3}
-    return {("fsdp_config", f"{prefix}{key}"): value for key, value in values.items()}
-
-
-def _strategy_for(stage: int, there: object) -> object:
-    """The one in the document, where it shards as much."""
-    if there is not None and STAGES[strategy_of(there, 1, "fsdp_config")] == stage:
-        return there
-    return "FULL_SHARD" if stage == 3 else "SHARD_GRAD_OP"
-
-
-def _deepspeed_keys(plan: TrainingPlan, document: Mapping[str, Any]) -> Keys:
-    section = "deepspeed_config"
-    named = at(document, section, "deepspeed_config_file")
-    if named is not None:
-        return {(section, "deepspeed_config_file"): named}
-    return {
-        (section, "zero_stage"): plan.zero_stage,
-        (section, "offload_optimizer_device"): _device(plan.offload_optimizer),
-        (section, "offload_param_device"): _device(plan.offload_parameters),
-        (section, "gradient_accumulation_steps"): plan.gradient_accumulation_steps,
-        (section, "gradient_clipping"): plan.max_grad_norm,
-    }
-
-
-def _device(is_offloaded: bool) -> str:
-    return "cpu" if is_offloaded else "none"
-
-
-def _parallelism_keys(plan: TrainingPlan) -> Keys:
-    sizes = {
-        "dp_replicate": 1,
-        "dp_shard": plan.data_parallel,
-        "tp": plan.tensor_parallel,
-        "cp": plan.context_parallel,
-    }
-    section = "parallelism_config"
-    return {(section, f"{section}_{name}_size"): size for name, size in sizes.items()}
