@@ -4,6 +4,8 @@ import copy
 from dataclasses import fields
 from pathlib import Path
 
+from hypothesis import settings
+
 from memplan.errors import ConfigError, MemplanError, PlanError
 from memplan.inputs.configs.documents import load, parse
 from memplan.inputs.configs.editing import dumped
@@ -11,6 +13,8 @@ from memplan.inputs.configs.format import Source
 from memplan.inputs.configs.reading import source_of
 from memplan.plan import TrainingPlan
 
+patient = settings(deadline=None)
+"""The first example reads the presets; a busy machine takes its time."""
 DATA = Path(__file__).parent / "data" / "configs"
 """Files as projects ship them, written out by hand, old versions among them."""
 WRONG = (

@@ -370,6 +370,7 @@ SAID = (
 )
 
 
+@laws.patient
 @given(plan=plans())
 def test_a_plan_comes_back(plan):
     said = SAID
@@ -384,6 +385,7 @@ def test_a_plan_comes_back(plan):
     laws.comes_back(AXOLOTL, plan, said=said)
 
 
+@laws.patient
 @given(data=st.data())
 def test_hostile_files_are_survived(data):
     values = st.recursive(

@@ -127,6 +127,7 @@ class TestWhatItSays:
         assert not BITSANDBYTES.knows(document)
 
 
+@laws.patient
 @given(
     quantization=st.sampled_from(["none", "int8", "nf4"]),
     precision=st.sampled_from(["bf16-mixed", "bf16-pure", "fp32", "fp16-mixed"]),
@@ -139,6 +140,7 @@ def test_a_plan_comes_back(quantization, precision, document):
     laws.comes_back(BITSANDBYTES, plan, said=("quantization",), document=document)
 
 
+@laws.patient
 @given(
     document=st.dictionaries(
         st.sampled_from([*sorted(KNOWN), "quantization_config", "model_type"]),

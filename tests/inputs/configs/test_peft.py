@@ -141,12 +141,14 @@ def plans(draw):
     )
 
 
+@laws.patient
 @given(plan=plans())
 def test_a_plan_comes_back(plan):
     said = ("model", "trainable", "lora_rank", "lora_dropout", "lora_targets")
     laws.comes_back(PEFT, plan, said=said)
 
 
+@laws.patient
 @given(
     document=st.dictionaries(
         st.sampled_from(sorted({key for file in FILES for key in load(file)})),

@@ -309,11 +309,13 @@ SAID = (
 )
 
 
+@laws.patient
 @given(plan=plans())
 def test_a_plan_comes_back(plan):
     laws.comes_back(TORCHTITAN, plan, said=SAID)
 
 
+@laws.patient
 @given(data=st.data())
 def test_hostile_jobs_are_survived(data):
     """Tables and keys that are known, with anything in them."""

@@ -254,6 +254,7 @@ SAID = (
 )
 
 
+@laws.patient
 @given(plan=plans())
 def test_a_plan_comes_back(plan):
     adapters = ("trainable", "quantization", "lora_rank", "lora_dropout")
@@ -262,6 +263,7 @@ def test_a_plan_comes_back(plan):
     laws.comes_back(TORCHTUNE, plan, said=said)
 
 
+@laws.patient
 @given(data=st.data())
 def test_hostile_recipes_are_survived(data):
     values = st.recursive(
