@@ -108,15 +108,57 @@ tokenizer: {_component_: torchtune.models.llama2.llama2_tokenizer, max_seq_len: 
 optimizer: {_component_: bitsandbytes.optim.PagedAdamW8bit}
 clip_grad_norm: 1.0
 """
-SIZE = {"frozen_dtype": "bf16"}
+AXOLOTL_LORA = """
+base_model: meta-llama/Llama-3.1-8B
+adapter: lora
+lora_r: 16
+lora_dropout: 0.0
+lora_target_linear: true
+sequence_len: 2048
+micro_batch_size: 2
+gradient_accumulation_steps: 8
+bf16: true
+optimizer: adamw_torch_fused
+gradient_checkpointing: true
+"""
+LLAMA_FACTORY_LORA = """
+model_name_or_path: meta-llama/Llama-3.1-8B
+stage: sft
+finetuning_type: lora
+lora_rank: 16
+lora_dropout: 0.0
+lora_target: all
+cutoff_len: 2048
+per_device_train_batch_size: 2
+gradient_accumulation_steps: 8
+bf16: true
+optim: adamw_torch_fused
+"""
+TRL_LORA = """
+model_name_or_path: meta-llama/Llama-3.1-8B
+use_peft: true
+lora_r: 16
+lora_dropout: 0.0
+lora_target_modules: all-linear
+dtype: bfloat16
+max_length: 2048
+per_device_train_batch_size: 2
+gradient_accumulation_steps: 8
+bf16: true
+gradient_checkpointing: true
+optim: adamw_torch_fused
+"""
+FROZEN = {"frozen_dtype": "bf16"}
 PAIRS = {
     "whole": ({"a.yml": AXOLOTL_FULL}, {"b.yaml": TORCHTUNE_FULL}, {}),
     "sharded": ({"a.yml": AXOLOTL_SHARDED}, {"b.toml": TORCHTITAN_SHARDED}, {}),
     "versions": ({"a.toml": TORCHTITAN_BEFORE}, {"b.toml": TORCHTITAN_SHARDED}, {}),
+    "factory": ({"a.yml": AXOLOTL_LORA}, {"b.yaml": LLAMA_FACTORY_LORA}, {}),
+    "trl": ({"a.yml": AXOLOTL_LORA}, {"b.yaml": TRL_LORA}, {}),
     "adapted": (
         {"a.yml": AXOLOTL_ADAPTED},
         {"b.json": ADAPTERS, "c.json": QUANTIZED, "d.yaml": TORCHTUNE_ADAPTED},
-        SIZE,
+        FROZEN,
     ),
 }
 """Two sets of files, and flags that are given to both."""
