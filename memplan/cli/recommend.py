@@ -143,6 +143,8 @@ def recommend(
 
     Exit code 0: something fits, 1: nothing does.
     """
+    from rich.console import Console
+
     from memplan.comparing.engines import engine_of
     from memplan.recommend import confirm as confirmed
     from memplan.recommend import recommend as run
@@ -162,16 +164,17 @@ def recommend(
     with sweeping(
         executor, jobs, rehearses=None if confirm else "--confirm"
     ) as workers:
-        found = run(
-            plan,
-            global_batch=samples,
-            gpus=gpus or (),
-            budget_usd_per_hour=None if budget is None else budget_of(budget),
-            max_gpus=max_gpus,
-            allow=allow or (),
-            prices=read_prices(prices),
-            rank_by=rank_by.value,
-        )
+        with Console(stderr=True).status("Searching"):
+            found = run(
+                plan,
+                global_batch=samples,
+                gpus=gpus or (),
+                budget_usd_per_hour=None if budget is None else budget_of(budget),
+                max_gpus=max_gpus,
+                allow=allow or (),
+                prices=read_prices(prices),
+                rank_by=rank_by.value,
+            )
         if confirm:
             engine = engine_of("rehearse", jobs, workers)
             found = confirmed(found, engine, top, say)

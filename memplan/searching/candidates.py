@@ -7,7 +7,7 @@ trick or none of each technique; those that contradict each other are never toge
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from memplan.errors import MemplanError
+from memplan.errors import MemplanError, PlanError
 from memplan.hardware import Gpu
 from memplan.plan import TrainingPlan
 from memplan.searching.prices import Price
@@ -89,9 +89,19 @@ def allowed_tricks(plan: TrainingPlan, allow: Sequence[str]) -> tuple[Trick, ...
 
     Raises:
         UnknownNameError: no trick has that name.
+        PlanError: a name is of what is not searched for.
         MemplanError: the plan's model is unknown.
     """
-    tricks = find_tricks(plan, (*ALLOWED, *allow))
+    for name in allow:
+        if not _searched(find_tricks(plan, (name,))):
+            raise PlanError(
+                f"{name} is not searched for.",
+                hint=f"Searched for: {', '.join(SEARCHED)}.",
+            )
+    return _searched(find_tricks(plan, (*ALLOWED, *allow)))
+
+
+def _searched(tricks: Sequence[Trick]) -> tuple[Trick, ...]:
     return tuple(trick for trick in tricks if trick.technique in SEARCHED)
 
 

@@ -18,12 +18,16 @@ from typing import TYPE_CHECKING, Any
 from memplan.errors import MemplanError, PlanError, ProfileError
 from memplan.hardware import find_gpu
 from memplan.units import MiB, round_up
+from memplan.untrusted import visible
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 STALE_DAYS = 180
 MOST_BYTES = MiB
+MOST_USD = 10**6
+MOST_GPUS = 1024
+"""A price that is higher, or an instance that is larger, would be a typing error."""
 FORM = "Its form is that of profiles/prices: a provider, and a list of offers."
 _BUDGET = re.compile(
     r"(?P<before>[^\d\s.,+-]*)\s*(?P<amount>\d+(?:\.\d+)?)\s*(?P<after>[^\d\s/]*)\s*"
@@ -49,9 +53,9 @@ class Offer:
     source: str
 
     def __post_init__(self) -> None:
-        if not 0 < self.usd_per_gpu_hour < math.inf:
+        if not 0 < self.usd_per_gpu_hour <= MOST_USD:
             raise ValueError(f"{self.usd_per_gpu_hour!r} is no price")
-        if self.gpus < 1:
+        if not 1 <= self.gpus <= MOST_GPUS:
             raise ValueError(f"an instance of {self.gpus} GPUs is none")
 
 
@@ -180,7 +184,7 @@ def _list_of(file: object, content: bytes) -> PriceList:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise _broken(file, f"{place}: {first['msg']}") from error
+        raise _broken(file, f"{visible(place)}: {first['msg']}") from error
     offers = []
     for index, offer in enumerate(found.offers):
         try:
@@ -194,10 +198,10 @@ def _list_of(file: object, content: bytes) -> PriceList:
                 gpus=offer.gpus,
                 usd_per_gpu_hour=offer.usd_per_gpu_hour,
                 as_of=offer.as_of,
-                source=offer.source,
+                source=visible(offer.source),
             )
         )
-    return PriceList(provider=found.provider, offers=tuple(offers))
+    return PriceList(provider=visible(found.provider), offers=tuple(offers))
 
 
 @cache

@@ -213,8 +213,8 @@ def _rate(found: Throughput) -> str:
 
 
 def _usd(amount: float) -> str:
-    """Cents, or of less than a dollar two digits that count."""
-    return f"{amount:.2g}" if amount < 1 else f"{amount:,.2f}"
+    """Cents, or of less than ten of them two digits that count."""
+    return f"{amount:.2g}" if amount < 0.1 else f"{amount:,.2f}"
 
 
 def _without_repeats(

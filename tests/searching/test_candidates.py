@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memplan.errors import UnknownNameError
+from memplan.errors import PlanError, UnknownNameError
 from memplan.hardware import find_gpu
 from memplan.plan import TrainingPlan
 from memplan.searching.candidates import (
@@ -63,6 +63,8 @@ def test_what_changes_model_or_steps_is_allowed_by_name_alone():
     assert {trick.exactness for trick in less} == {"exact"}
     with pytest.raises(UnknownNameError):
         allowed_tricks(PLAN, ("magic",))
+    with pytest.raises(PlanError, match="attention-flash is not searched for"):
+        allowed_tricks(PLAN, ("attention-flash",))
 
 
 def test_recipes_have_one_trick_of_a_technique_and_no_contradiction():

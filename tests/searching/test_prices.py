@@ -1,8 +1,11 @@
 """Prices: shipped, a user's own, stale, broken; and budgets as people write them."""
 
+from contextlib import suppress
 from datetime import date, timedelta
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from memplan.errors import PlanError, ProfileError
 from memplan.hardware import find_gpu
@@ -72,7 +75,9 @@ def test_a_price_is_stale_after_half_a_year(own):
         (OWN.replace("2\n", '"two"\n', 1), "offers.0.usd_per_gpu_hour: "),
         (OWN.replace("= 2\n", "= -2\n", 1), "-2.0 is no price"),
         (OWN.replace("= 2\n", "= nan\n", 1), "nan is no price"),
+        (OWN.replace("= 2\n", "= 1e300\n", 1), "1e+300 is no price"),
         (OWN.replace("= 8\n", "= 0\n", 1), "an instance of 0 GPUs"),
+        (OWN.replace("= 8\n", f"= {10**18}\n", 1), "GPUs is none"),
         (OWN.replace("H100", "voodoo-2"), "offers.0.gpu: There is no GPU"),
         (OWN.replace("2026-01-02", '"soon"', 1), "offers.0.as_of: "),
         (OWN + "spot = 1\n", "offers.1.spot: "),
@@ -86,6 +91,32 @@ def test_a_broken_file_is_answered_by_file_key_and_problem(tmp_path, text, said)
     assert str(file) in caught.value.message
     assert said in caught.value.message
     assert "\n" not in caught.value.message
+
+
+def test_what_a_file_says_cannot_steer_a_terminal(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(OWN.replace('"Us"', '"\\u001b[31mUs"'))
+    assert read_prices(file).of("h100-80gb", 1).provider == "\\x1b[31mUs"
+    file.write_text(OWN + '"\\u001b[31m" = 1\n')
+    with pytest.raises(ProfileError) as caught:
+        read_prices(file)
+    assert "\x1b" not in caught.value.message
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.tuples(st.integers(0, len(OWN)), st.integers(0, 20), st.text(max_size=9))
+        .map(lambda cut: OWN[: cut[0]] + cut[2] + OWN[cut[0] + cut[1] :])
+        .map(lambda text: text.encode("utf-8", "surrogatepass")),
+    )
+)
+def test_any_file_is_read_or_answered(tmp_path, content):
+    file = tmp_path / "any.toml"
+    file.write_bytes(content)
+    with suppress(ProfileError):
+        assert read_prices(file).lists
 
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path):
