@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from memplan.diff import diff
     from memplan.errors import MemplanError
     from memplan.estimate import estimate
+    from memplan.fit import fit
     from memplan.plan import TrainingPlan
     from memplan.recommend import recommend
     from memplan.recording import record
@@ -34,6 +35,7 @@ __all__ = [
     "compare",
     "diff",
     "estimate",
+    "fit",
     "from_json",
     "phase",
     "profile",
@@ -53,6 +55,7 @@ _MODULES = {
     "compare": "memplan.compare",
     "diff": "memplan.diff",
     "estimate": "memplan.estimate",
+    "fit": "memplan.fit",
     "from_json": "memplan.report",
     "phase": "memplan.runner.marks",
     "recommend": "memplan.recommend",

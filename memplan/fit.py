@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from memplan.compare import NOT_ESTIMATED, NOT_SEEN
 from memplan.comparing.comparison import By, LeftOut
-from memplan.comparing.engines import Engine, engine_of
+from memplan.comparing.engines import engine_of
 from memplan.comparing.speed import speed_of
 from memplan.errors import ConfigError, MemplanError, UnknownNameError
 from memplan.estimating.changes import Fields, as_flags
@@ -98,6 +98,8 @@ class Fit:
     rewriting: Rewriting | None = None
     """Of the user's files, with the largest value; None where there are none."""
     assumptions: tuple[str, ...] = ()
+    unsupported: tuple[str, ...] = ()
+    """What takes memory, or may, and is in no figure: keys of files among it."""
 
     @property
     def plan_that_fits(self) -> TrainingPlan | None:
@@ -157,6 +159,8 @@ def fit(
                 changes.append(change)
             else:
                 left_out.append(LeftOut(name=trick.name, reason=change))
+    report = _report(looking, edge.beyond if edge.largest is None else edge.largest)
+    assert report is not None  # the largest fits, and the smallest of all breaks
     found = Fit(
         memplan_version=version("memplan"),
         by=by,
@@ -174,7 +178,8 @@ def fit(
         breaking=_report(looking, edge.beyond),
         changes=tuple(sorted(changes, key=_price)),
         left_out=tuple(left_out),
-        assumptions=_assumptions(looking, edge, engine),
+        assumptions=(*report.assumptions, *([] if by == "estimate" else [BY_ESTIMATE])),
+        unsupported=report.unsupported,
     )
     return found if asked is None or not asked.files else _with_files(found, asked)
 
@@ -218,12 +223,6 @@ def _largest(look: Look, edge: Edge, values: Range) -> int | None:
 
 def _report(looking: Looking, value: int | None) -> MemoryReport | None:
     return None if value is None else looking.report(value)
-
-
-def _assumptions(looking: Looking, edge: Edge, engine: Engine) -> tuple[str, ...]:
-    report = _report(looking, edge.beyond if edge.largest is None else edge.largest)
-    lines = report.assumptions if report is not None else ()
-    return lines if engine.by == "estimate" else (*lines, BY_ESTIMATE)
 
 
 def _changes(
@@ -321,6 +320,8 @@ def _with_files(found: Fit, asked: Asked) -> Fit:
     plan = found.plan_that_fits
     return replace(
         found,
+        assumptions=(*found.assumptions, *asked.assumed),
+        unsupported=(*found.unsupported, *asked.not_read),
         changes=tuple(
             replace(change, rewriting=_rewritten(asked, change.plan))
             for change in found.changes

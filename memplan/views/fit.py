@@ -157,7 +157,7 @@ def _speed(change: Change) -> str:
 
 
 def _patches(found: Fit) -> list[tuple[str, str]]:
-    """That of the largest value, and of the change that costs least and is all there."""
+    """Of the largest value, and of the change that costs least and is all there."""
     patches = []
     if found.rewriting is not None and found.rewriting.diff:
         title = f"The files with {found.field} {found.value}"
@@ -177,6 +177,7 @@ def _facts(found: Fit) -> RenderableType:
         ("More", [f"{more} other changes are in the JSON"] if more > 0 else []),
         ("No key for", unsaid),
         ("Assumed", found.assumptions),
+        ("Not modelled", found.unsupported),
         ("Next", [next_command(found)]),
     )
 
