@@ -164,9 +164,11 @@ def _change_files(
 
 def field_of(name: str) -> str:
     """The field that a flag is of, by any of the flag's names; else what was typed."""
-    flag = "--" + name.strip().removeprefix("--").replace("_", "-")
-    for parameter in inspect.signature(fit).parameters.values():
+    words = name.strip().removeprefix("--").replace("_", "-")
+    for field, parameter in inspect.signature(fit).parameters.items():
+        names = {f"--{field}".replace("_", "-")}
         for option in get_args(parameter.annotation)[1:]:
-            if flag in (getattr(option, "param_decls", None) or ()):
-                return parameter.name
+            names.update(getattr(option, "param_decls", None) or ())
+        if f"--{words}" in names:
+            return field
     return name
