@@ -8,9 +8,8 @@ Whatever is written is read again: what does not come back as the plan is told.
 """
 
 import difflib
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import MISSING, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from memplan.errors import ConfigError, MemplanError
 from memplan.estimating.changes import Fields, as_flags
 from memplan.files import whole_file
 from memplan.inputs.configs.documents import parse, text_of
-from memplan.inputs.configs.editing import dumped, edited
-from memplan.inputs.configs.format import Document, Format, Keys, Reading, Source, at
-from memplan.inputs.configs.reading import Asked, fields_of, format_of, source_of
+from memplan.inputs.configs.drafts import Draft, drafts_of, read
+from memplan.inputs.configs.editing import dumped
+from memplan.inputs.configs.format import Format, Source
+from memplan.inputs.configs.reading import Asked
 from memplan.plan import TrainingPlan
 
 OF_THE_COMMAND = frozenset(
@@ -41,22 +41,6 @@ OF_THE_COMMAND = frozenset(
 )
 """Fields that are asked about, and are no settings of a run: a file that says nothing
 of them is not made to. A preset's name means nothing to anybody else."""
-KIN = (
-    frozenset(
-        {
-            "num_gpus",
-            "zero_stage",
-            "sharding",
-            "offload_optimizer",
-            "offload_parameters",
-        }
-    ),
-    frozenset(
-        {"trainable", "quantization", "lora_rank", "lora_targets", "lora_dropout"}
-    ),
-    frozenset({"per_device_train_batch_size", "gradient_accumulation_steps"}),
-)
-"""Fields that belong into one file."""
 MARK = "\ufeff"
 """What some editors of Windows begin a file with."""
 
@@ -159,13 +143,13 @@ def rewritten(asked: Asked, plan: TrainingPlan) -> Rewriting:
     Raises:
         ConfigError: a file cannot be read any more, or changed without changing more.
     """
-    return _Rewriting([*_drafts(asked)], plan).best()
+    return _Rewriting([*drafts_of(asked)], plan).best()
 
 
 class _Rewriting:
     """Files on their way to what a plan says."""
 
-    def __init__(self, drafts: Sequence["_Draft"], plan: TrainingPlan) -> None:
+    def __init__(self, drafts: Sequence[Draft], plan: TrainingPlan) -> None:
         """Give each field that differs to the files that shall say it.
 
         Raises:
@@ -173,7 +157,7 @@ class _Rewriting:
         """
         self.drafts = drafts
         self.plan = plan
-        self.said = _read(drafts)
+        self.said = read(drafts)
         try:
             self.before = TrainingPlan(**_with_defaults(self.said, plan))
         except MemplanError as error:
@@ -198,7 +182,7 @@ class _Rewriting:
             found = again if again.unsaid.keys() <= found.unsaid.keys() else found
         return found
 
-    def _best_for(self, name: str) -> Sequence["_Draft"]:
+    def _best_for(self, name: str) -> Sequence[Draft]:
         """All files that say a field, else the one that is nearest to it."""
         value = getattr(self.before, name)
         sayers = [draft for draft in self.drafts if draft.says(name, value)]
@@ -215,7 +199,7 @@ class _Rewriting:
         for draft in self.drafts:
             draft.change(self.before, self.plan, thoroughly=thoroughly)
         try:
-            said = _read(self.drafts)
+            said = read(self.drafts)
         except MemplanError:
             names = _differing(self.before, self.plan)
             unsaid = {name: getattr(self.plan, name) for name in names}
@@ -242,102 +226,6 @@ def source_of_name(name: str) -> Source:
         ConfigError: nothing is there to be read.
     """
     raise ConfigError(f"{name} is not read.", hint="Name it by itself.")
-
-
-class _Draft:
-    """A file on its way to what it shall say."""
-
-    def __init__(self, file: Path, kind: Format, *, is_named: bool) -> None:
-        self.file = file
-        self.kind = kind
-        self.is_named = is_named
-        """By another file, which reads it."""
-        self.before = self.after = text_of(file)
-        self.reading: Reading = kind.read(self.source(()))
-        self.fields: set[str] = set()
-        """Of the plan, that it shall say."""
-
-    @property
-    def document(self) -> Document:
-        return parse(self.after, self.file.suffix)
-
-    def source(self, drafts: Sequence["_Draft"]) -> Source:
-        """As it would be read; of files that it names, the drafts."""
-
-        def named(name: str) -> Source:
-            opened = source_of(self.file).named(name)
-            for draft in drafts:
-                if draft.file.resolve() == opened.file.resolve():
-                    return draft.source(drafts)
-            return opened
-
-        return Source(file=self.file, document=self.document, named=named)
-
-    def says(self, name: str, value: Any) -> bool:
-        """Whether it decides that field, and no other file says otherwise."""
-        if name in self.reading.supposed or name not in self.reading.fields:
-            return False
-        return bool(self.reading.fields[name] == value)
-
-    def distance(self, name: str) -> tuple[bool, bool, bool]:
-        """How far it is from saying a field: its key, its kin, or left to others."""
-        keys = self.reading.origins.keys()
-        kin = next((some for some in KIN if name in some), frozenset())
-        is_left_open = name in self.reading.open_fields
-        return name not in keys, not kin & keys, is_left_open
-
-    def can_say(self, name: str, before: TrainingPlan, after: TrainingPlan) -> bool:
-        """Whether a key of it depends on that field of these plans."""
-        document = self.document
-        for plan, other in ((before, after), (after, before)):
-            with suppress(MemplanError):  # it suits only with other fields
-                changed = replace(plan, **{name: getattr(other, name)})
-                keys = self.kind.keys_of(plan, document)
-                if self.kind.keys_of(changed, document) != keys:
-                    return True
-        return False
-
-    def change(
-        self, before: TrainingPlan, after: TrainingPlan, *, thoroughly: bool
-    ) -> None:
-        """Set the keys that differ between two plans in the fields that it says.
-
-        Args:
-            thoroughly: those too that differ from what the file has for the first plan.
-        """
-        if not self.fields:
-            return
-        try:
-            mine = replace(before, **{f: getattr(after, f) for f in self.fields})
-        except MemplanError:  # these fields suit only those of another file
-            mine = after
-        document = parse(self.before, self.file.suffix)
-        old, new = (self.kind.keys_of(plan, document) for plan in (before, mine))
-        keys: Keys = {
-            key: value
-            for key, value in new.items()
-            if key not in old
-            or old[key] != value
-            or (thoroughly and at(document, *key) != value)
-        }
-        gone = sorted(old.keys() - new.keys())
-        self.after = edited(self.before, self.file.suffix, keys, gone)
-
-
-def _drafts(asked: Asked) -> Iterator[_Draft]:
-    """Of the files, and of those that they name."""
-    for read in asked.files:
-        yield _Draft(read.file, read.format, is_named=False)
-        for file in read.reading.files:
-            with suppress(ConfigError):  # named, and none of a format: not changed
-                yield _Draft(file, format_of(source_of(file)), is_named=True)
-
-
-def _read(drafts: Sequence[_Draft]) -> Fields:
-    """What the files say together."""
-    return fields_of(
-        [one.kind.read(one.source(drafts)) for one in drafts if not one.is_named]
-    )
 
 
 def _with_defaults(said: Fields, plan: TrainingPlan) -> Fields:
