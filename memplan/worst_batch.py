@@ -15,25 +15,22 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from memplan.errors import PlanError
-from memplan.estimate import estimate
-from memplan.plan import TrainingPlan
-from memplan.searching.batches import (
+from memplan.batching.batches import (
     BatchingRule,
     Shape,
     epochs_of,
     prepare,
     shape_of,
 )
-from memplan.searching.bounds import (
+from memplan.batching.bounds import (
     expected_per_epoch,
     largest_batches,
     padded_lengths,
 )
-from memplan.searching.dataset import Sizes, id_of
-from memplan.searching.shapes import MOST_ESTIMATES, Needs, percentile
-from memplan.searching.smaller import hints_of
-from memplan.searching.worst import (
+from memplan.batching.dataset import Sizes, id_of
+from memplan.batching.shapes import MOST_ESTIMATES, Needs, percentile
+from memplan.batching.smaller import hints_of
+from memplan.batching.worst import (
     Cause,
     Data,
     Hint,
@@ -42,6 +39,9 @@ from memplan.searching.worst import (
     WorstDrawn,
     WorstPossible,
 )
+from memplan.errors import PlanError
+from memplan.estimate import estimate
+from memplan.plan import TrainingPlan
 
 PERCENTS = (50, 90, 99)
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 
 import pytest
 
@@ -25,6 +26,13 @@ def pytest_configure():
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+with suppress(ImportError):  # tests on a card have no laws, nor need for hypothesis
+    from hypothesis import settings
+
+    # The same examples everywhere, however slow: a law that fails, fails for all.
+    settings.register_profile("memplan", deadline=None, derandomize=True, database=None)
+    settings.load_profile("memplan")
 
 LONGEST = ("test_programs.py", "test_profile_runs.py", "test_rehearse_runs.py")
 """Files that take minutes, the longest first."""

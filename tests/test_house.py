@@ -27,6 +27,7 @@ FLOORS = {
     "recipes": 2,
     "runner": 2,
     "virtual": 2,
+    "batching": 3,
     "campaign": 3,
     "captures": 3,
     "check": 3,

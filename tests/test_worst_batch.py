@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memplan.batching.batches import BatchingRule
+from memplan.batching.dataset import Columns, Sizes, histogram, read_sizes
+from memplan.batching.worst import as_dict
 from memplan.errors import MemplanError, PlanError
 from memplan.estimate import estimate, needed_bytes
 from memplan.plan import TrainingPlan
-from memplan.searching.batches import BatchingRule
-from memplan.searching.dataset import Columns, Sizes, histogram, read_sizes
-from memplan.searching.worst import as_dict
 from memplan.worst_batch import worst_batch
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=12)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from memplan import TrainingPlan, rehearse_program
+from memplan.batching.dataset import read_sizes
 from memplan.errors import VirtualDeviceError
-from memplan.searching.dataset import read_sizes
 from memplan.virtual.compiler import find_compiler
 from memplan.virtual.wheels import find_torch
 from memplan.worst_batch import worst_batch

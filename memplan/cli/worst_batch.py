@@ -24,7 +24,7 @@ from memplan.cli.values import parse_targets
 from memplan.errors import CommandError
 
 if TYPE_CHECKING:
-    from memplan.searching.dataset import Columns, Sizes
+    from memplan.batching.dataset import Columns, Sizes
 
 DATA = "The dataset"
 BATCHES = "The batches"
@@ -174,9 +174,9 @@ def worst_batch(
     Exit code 0: every batch fits that can come; 1: not every one; 2: a flag or the
     data is wrong.
     """
-    from memplan.searching.batches import BatchingRule
-    from memplan.searching.dataset import Columns
-    from memplan.searching.worst import as_dict
+    from memplan.batching.batches import BatchingRule
+    from memplan.batching.dataset import Columns
+    from memplan.batching.worst import as_dict
     from memplan.worst_batch import worst_batch as run
 
     of_user = asked(flags)
@@ -232,8 +232,8 @@ def _sizes(
     skips: bool,
 ) -> "Sizes":
     """Of the file or of the histogram, one of which has to be given."""
+    from memplan.batching.dataset import histogram, read_sizes, tokenizer_of
     from memplan.data.records import Policy
-    from memplan.searching.dataset import histogram, read_sizes, tokenizer_of
 
     if (data is None) == (lengths is None):
         raise CommandError(

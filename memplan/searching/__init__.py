@@ -1,1 +1,1 @@
-"""Looking for plans that fit: candidates, prices, ranks, and the worst batch."""
+"""Looking for plans that fit: candidates, what they need, throughput and prices."""

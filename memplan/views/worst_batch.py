@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from memplan.searching.worst import BatchMemory, Cause, WorstBatch
+from memplan.batching.worst import BatchMemory, Cause, WorstBatch
 from memplan.units import format_gib
 from memplan.views.tables import figures_table, gib, labelled, print_lines
 

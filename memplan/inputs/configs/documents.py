@@ -60,7 +60,7 @@ def text_of(file: Path) -> str:
         if len(content) > MOST_BYTES:
             raise ConfigError(
                 f"{file} is longer than any configuration.",
-                hint=f"memplan reads up to {MOST_BYTES // 2**20} MiB.",
+                hint=f"memplan reads up to {MOST_BYTES // 2**10} KiB.",
             )
         return content.decode("utf-8-sig")
     except OSError as error:

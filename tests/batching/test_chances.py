@@ -7,7 +7,7 @@ from math import comb, isclose
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memplan.searching.chances import (
+from memplan.batching.chances import (
     chance_of_each,
     chance_of_none,
     longest_of_a_batch,

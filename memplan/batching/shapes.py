@@ -10,12 +10,12 @@ the highest estimate are estimated themselves, until no group can hold more.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from memplan.batching.batches import Shape
 from memplan.errors import MemplanError, PlanError
 from memplan.estimate import needed_bytes
 from memplan.estimating.changes import Fields
 from memplan.models import find_model
 from memplan.plan import TrainingPlan
-from memplan.searching.batches import Shape
 from memplan.units import ceil_div, round_up
 
 MOST_ESTIMATES = 512

@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from memplan.batching.batches import LENGTHS, BatchingRule, Shape, padded
+from memplan.batching.chances import chance_of_each, longest_of_a_batch
+from memplan.batching.dataset import Sizes
 from memplan.plan import TrainingPlan
-from memplan.searching.batches import LENGTHS, BatchingRule, Shape, padded
-from memplan.searching.chances import chance_of_each, longest_of_a_batch
-from memplan.searching.dataset import Sizes
 from memplan.units import round_up
 
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memplan.batching import shapes
+from memplan.batching.shapes import Needs, groups_of, largest_of, percentile
 from memplan.errors import PlanError
 from memplan.estimate import needed_bytes
 from memplan.plan import TrainingPlan
-from memplan.searching import shapes
-from memplan.searching.shapes import Needs, groups_of, largest_of, percentile
 
 SHAPES = st.sets(
     st.tuples(st.integers(1, 4), st.integers(0, 200), st.integers(0, 5)),

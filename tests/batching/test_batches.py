@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memplan.errors import MemplanError, PlanError
-from memplan.plan import TrainingPlan
-from memplan.searching.batches import (
+from memplan.batching.batches import (
     BatchingRule,
     epochs_of,
     length_grouped,
@@ -18,7 +16,9 @@ from memplan.searching.batches import (
     shape_of,
     torch_permutation,
 )
-from memplan.searching.dataset import Sizes
+from memplan.batching.dataset import Sizes
+from memplan.errors import MemplanError, PlanError
+from memplan.plan import TrainingPlan
 
 LENGTHS = st.lists(st.integers(0, 300), min_size=1, max_size=60)
 SAMPLINGS = st.sampled_from(["random", "sequential", "group_by_length"])

@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+from memplan.batching.batches import BatchingRule
 from memplan.estimating.changes import command_words
 from memplan.plan import TrainingPlan
 from memplan.report import MemoryReport
-from memplan.searching.batches import BatchingRule
 
 SCHEMA_VERSION = 1
 

@@ -22,9 +22,9 @@ from operator import gt
 from random import Random
 from typing import Literal, get_args
 
+from memplan.batching.dataset import MOST_SAMPLES, Sizes
 from memplan.errors import PlanError, UnknownNameError
 from memplan.plan import MAX_COUNT, TrainingPlan
-from memplan.searching.dataset import MOST_SAMPLES, Sizes
 from memplan.units import ceil_div, round_up
 
 Sampling = Literal["random", "sequential", "group_by_length"]

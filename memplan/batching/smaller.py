@@ -6,14 +6,14 @@ Grouping by length is not among them: the longest sample is in a batch all the s
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from memplan.batching.batches import BatchingRule, Shape
+from memplan.batching.bounds import largest_batch
+from memplan.batching.dataset import Sizes
+from memplan.batching.shapes import Needs
+from memplan.batching.worst import Hint
 from memplan.errors import MemplanError
 from memplan.estimating.changes import Fields, as_flags
 from memplan.plan import TrainingPlan
-from memplan.searching.batches import BatchingRule, Shape
-from memplan.searching.bounds import largest_batch
-from memplan.searching.dataset import Sizes
-from memplan.searching.shapes import Needs
-from memplan.searching.worst import Hint
 
 Need = Callable[[int], int]
 """Bytes on the device with a number set to this."""

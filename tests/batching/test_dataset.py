@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from memplan.batching.dataset import Columns, histogram, id_of, read_sizes
+from memplan.batching.rows import column_names
 from memplan.data.records import Policy
 from memplan.errors import DataError
-from memplan.searching.dataset import Columns, histogram, id_of, read_sizes
-from memplan.searching.rows import column_names
 
 ROWS = [
     {"id": "a", "length": 5, "input_ids": [1] * 5, "pics": ["x.png"], "wh": [[30, 40]]},

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from memplan.batching.rows import column_names, read_rows
 from memplan.data.records import NAMES, Policy, Record, Usable, shorten
 from memplan.errors import DataError
 from memplan.plan import MAX_COUNT
-from memplan.searching.rows import column_names, read_rows
 from memplan.untrusted import visible
 
 LENGTH_COLUMNS = ("length", "input_ids")

@@ -1,0 +1,1 @@
+"""The batches that a dataset makes: sizes of samples, rules, shapes, and chances."""
