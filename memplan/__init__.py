@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from memplan.rehearse import rehearse, rehearse_program
     from memplan.report import MemoryReport, from_json, to_json
     from memplan.runner.marks import phase
+    from memplan.worst_batch import worst_batch
 
 __all__ = [
     "MemoryReport",
@@ -45,6 +46,7 @@ __all__ = [
     "rehearse",
     "rehearse_program",
     "to_json",
+    "worst_batch",
 ]
 
 _MODULES = {
@@ -65,6 +67,7 @@ _MODULES = {
     "rehearse": "memplan.rehearse",
     "rehearse_program": "memplan.rehearse",
     "to_json": "memplan.report",
+    "worst_batch": "memplan.worst_batch",
 }
 
 
