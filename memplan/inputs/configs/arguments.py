@@ -66,16 +66,7 @@ def read_arguments(
     _read_fsdp(document, source, reading)
     if document.flag("torch_compile") or document.text("torch_compile_backend"):
         reading.say("torch_compile", torch_compile=True)
-    for name, what in (MOVES_MEMORY | ONLY_IN_FILES).items():
-        if document.value(name) not in (None, False, 0, "", [], {}):
-            reading.miss(name, what)
-    looks = document.flag("ddp_find_unused_parameters")
-    by_itself = reading.fields["activation_checkpointing"] == "none"
-    if looks not in (None, by_itself) and not reading.fields.get("zero_stage"):
-        reading.miss("ddp_find_unused_parameters", f"counted as {by_itself}".lower())
-    accelerator = document.value("accelerator_config")
-    if isinstance(accelerator, Mapping) and accelerator.get("split_batches") is True:
-        reading.miss("accelerator_config.split_batches", ONLY_IN_FILES["split_batches"])
+    _list_what_moves_memory(document, reading)
     autocast = _autocast(document, defaults)
     _check_agreement(engine, reading, autocast)
     return autocast if autocast != "no" else _autocast_of(engine)
@@ -278,6 +269,20 @@ def _read_deepspeed(document: Section, source: Source, reading: Reading) -> Read
     )
     reading.adopt(engine)
     return engine
+
+
+def _list_what_moves_memory(document: Section, reading: Reading) -> None:
+    """Arguments that are known, and are in no field."""
+    for name, what in (MOVES_MEMORY | ONLY_IN_FILES).items():
+        if document.value(name):
+            reading.miss(name, what)
+    accelerator = document.value("accelerator_config")
+    if isinstance(accelerator, Mapping) and accelerator.get("split_batches") is True:
+        reading.miss("accelerator_config.split_batches", ONLY_IN_FILES["split_batches"])
+    looks = document.flag("ddp_find_unused_parameters")
+    by_itself = reading.fields["activation_checkpointing"] == "none"
+    if looks not in (None, by_itself) and not reading.fields.get("zero_stage"):
+        reading.miss("ddp_find_unused_parameters", f"counted as {by_itself}".lower())
 
 
 def _autocast(document: Section, defaults: Defaults) -> str:

@@ -1,5 +1,6 @@
 """Files of YAML, TOML and JSON: plain data, or an error of one sentence."""
 
+import config_laws as laws
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,6 +110,7 @@ def test_a_few_aliases_and_merges_are_read_as_yaml_means_them():
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json", ".toml"])
+@laws.patient
 @given(text=st.text(max_size=60))
 def test_any_text_is_read_or_refused(tmp_path_factory, suffix, text):
     file = tmp_path_factory.mktemp("any") / f"config{suffix}"

@@ -57,6 +57,7 @@ def with_shards(plan, shards):
     return replace(plan, num_gpus=8, **shards)
 
 
+@laws.patient
 @given(
     plan=plans(precision=CASTS, torch_compile=st.booleans()),
     shards=sharded(by=("none", "fsdp2")),
@@ -70,6 +71,7 @@ def test_accelerate(plan, shards, is_checkpointed):
     assert reading.not_read == []
 
 
+@laws.patient
 @given(
     plan=plans(
         precision=CASTS,
@@ -84,6 +86,7 @@ def test_accelerate_with_deepspeed(plan, shards):
     assert laws.comes_back(ACCELERATE, plan, said=said).not_read == []
 
 
+@laws.patient
 @given(
     tensor_parallel=st.sampled_from([1, 2, 4]),
     context_parallel=st.sampled_from([1, 2, 4]),
@@ -99,6 +102,7 @@ def test_accelerate_s_parallelism(tensor_parallel, context_parallel):
     laws.comes_back(ACCELERATE, plan, said=("num_gpus", "zero_stage"))
 
 
+@laws.patient
 @given(
     plan=plans(
         precision=CASTS,
@@ -115,6 +119,7 @@ def test_deepspeed(plan, shards):
     assert reading.open_fields == {"num_gpus"}
 
 
+@laws.patient
 @given(
     plan=plans(
         **STEP,
@@ -144,6 +149,7 @@ ADAPTED = st.sampled_from(
 ATTENTION = st.sampled_from(["auto", "eager", "flash"])
 
 
+@laws.patient
 @given(
     plan=plans(
         **STEP,
@@ -165,6 +171,7 @@ def test_llama_factory(plan, adapted):
     assert [line.split(":")[0] for line in reading.not_read] == doubts
 
 
+@laws.patient
 @given(
     plan=plans(
         **STEP,
